@@ -1,0 +1,108 @@
+"""Every error that ebmkit raises on purpose. Each message names culprit, place and remedy.
+
+A ``UserError`` is something its reader can mend (exit code 2); a ``PluginError`` is a fault of a
+plugin and names it (exit code 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+
+class EbmkitError(Exception):
+    """Anything that ebmkit raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(EbmkitError):
+    """A mistake in what was asked for; the message says how to mend it."""
+
+    exit_code = 2
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a spec."""
+
+    path: str
+    """Where, as a dotted path such as ``loss.sampler.step_size``; empty for the whole."""
+    message: str
+    """What was expected, what was got, and the remedy."""
+    line: int | None = None
+    """Line in the file, counted from 1, where the spec came from a file."""
+
+    def render(self, origin: str | None = None) -> str:
+        """The problem in one line, as ``file:line: path: message``."""
+        place = f"{origin}:{self.line}" if origin and self.line else origin
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class SpecError(UserError):
+    """A spec with one problem or several, all of them reported at once."""
+
+    def __init__(self, problems: Sequence[Problem], origin: str | None = None) -> None:
+        self.problems = tuple(problems)
+        self.origin = origin
+        super().__init__("\n".join(problem.render(origin) for problem in self.problems))
+
+
+class UnknownPartError(UserError):
+    """A part, or a kind of part, that nobody offers."""
+
+
+class AmbiguousPartError(UserError):
+    """A bare name that several distributions offer."""
+
+
+class BlockedPartError(UserError):
+    """A part that exists and was switched off."""
+
+
+class IncompatiblePartError(UserError):
+    """A part whose distribution asks for another version of ebmkit-core."""
+
+
+class DataError(UserError):
+    """A data file or a tensor that cannot be used as it is."""
+
+
+class DeviceError(UserError):
+    """A device that this machine does not have."""
+
+
+class RunDirectoryError(UserError):
+    """A run directory that cannot be written, read or overwritten."""
+
+
+class EvaluationError(UserError):
+    """A number that was asked for and cannot be computed honestly."""
+
+
+class DivergenceError(EbmkitError):
+    """Training or a chain turned non-finite, and the policy is to stop."""
+
+    def __init__(self, message: str, *, step: int | None = None, chains: int | None = None) -> None:
+        self.step = step
+        self.chains = chains
+        super().__init__(message)
+
+
+class PluginError(EbmkitError):
+    """A plugin failed; the message names its distribution, and the cause is chained."""
+
+
+class BrokenPluginError(PluginError):
+    """A plugin that cannot be imported, or whose entry point leads nowhere."""
+
+
+class HookError(PluginError):
+    """A hook implementation that raised."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for the nearest known name, or nothing."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,57 @@
+"""What a component's fields are made of: docs, bounds, scheduled parameters, generators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+
+from ebmkit.protocols import Scheduler
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
+
+
+def doc(text: str) -> dict[str, str]:
+    """Metadata for ``attrs.field(metadata=doc("..."))``: what ``ebmkit describe`` says of a field."""
+    return {"doc": text}
+
+
+@attrs.frozen(repr=False)
+class _Scheduled:
+    validator: Validator
+
+    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            if not callable(value):
+                raise TypeError(f"{attribute.name} must be a number or a scheduler, got {value!r}")
+            return
+        self.validator(instance, attribute, value)
+
+    def __repr__(self) -> str:
+        return f"<scheduled {self.validator!r}>"
+
+
+def scheduled(validator: Validator) -> Validator:
+    """Validator of a ``float | Scheduler`` field: a number is checked at once, and a schedule's
+    values each time that one is read."""
+    return _Scheduled(validator)
+
+
+def generator_or_new(
+    generator: torch.Generator | None, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """The generator itself, or a new one seeded from the operating system where none was given.
+
+    torch's global generator is neither read nor advanced: pass a generator to reproduce a draw.
+    """
+    if generator is None:
+        generator = torch.Generator(device=device)
+        generator.seed()
+    return generator
+
+
+def is_scheduled(value: float | Scheduler) -> bool:
+    """Whether a scheduled parameter holds a schedule rather than a number."""
+    return not isinstance(value, int | float)

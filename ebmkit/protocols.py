@@ -1,0 +1,131 @@
+"""The five protocols. Everything that can be published for ebmkit satisfies one of them.
+
+Shapes are written (batch, *event). Energies are low where points are likely:
+p(x) ∝ exp(−E(x)), and the score is −∇ₓE(x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Energy: TypeAlias = Callable[[Tensor], Tensor]
+"""(batch, *event) -> (batch,), low where likely; a model with its condition already bound."""
+
+Metrics: TypeAlias = dict[str, Tensor]
+"""Name -> tensor without dimensions, detached; never needed to compute the next step."""
+
+State: TypeAlias = Any
+"""A NamedTuple of tensors: all that the next step needs, and nothing else."""
+
+
+class Batch(NamedTuple):
+    """Points and, where the data are labelled, what each point is conditioned on."""
+
+    x: Tensor
+    """(batch, *event)"""
+    condition: Tensor | None = None
+    """(batch, ...) or None"""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """An energy function E(x) or E(x | condition).
+
+    Any ``nn.Module`` or callable ``(batch, *event) -> (batch,)`` is a model; only one that takes a
+    condition needs the second argument. A conditional model says so with an attribute
+    ``conditional = True``.
+    """
+
+    def __call__(self, x: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
+        """Energies (batch,) of points (batch, *event)."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A Markov chain on points, written as one step.
+
+    The state is a NamedTuple of tensors with a field ``x`` (batch, *event). ``draw`` is the only
+    place of randomness; ``step`` is a pure function of its arguments.
+
+    A field typed ``float | Scheduler`` is a *scheduled parameter*: ``step`` takes it as a keyword of
+    the same name and is given its value at the chain's or the training's present step.
+
+    Optional: ``restart(state, energy, x)`` returns a state for new chains at ``x`` that keeps what
+    ``state`` has adapted (a step size, a mass matrix); without it new chains start from ``init``.
+    A sampler of discrete states says so with an attribute ``discrete = True``.
+    """
+
+    def init(self, energy: Energy, x: Tensor) -> State:
+        """State of chains that start at x (batch, *event)."""
+        ...
+
+    def draw(self, state: State, *, generator: torch.Generator) -> Any:
+        """The random numbers of one step, on the generator's device."""
+        ...
+
+    def step(
+        self, energy: Energy, state: State, noise: Any, *args: Any, **kwargs: Any
+    ) -> tuple[State, Metrics]:
+        """One step of all chains. Keywords are the scheduled parameters, as numbers."""
+        ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A training objective. Randomness (noise, chains, projections) happens in ``draw``.
+
+    Draws that hold negatives name them ``negatives`` (batch, *event).
+    """
+
+    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> State:
+        """State before the first step, from a first batch; an empty NamedTuple where there is none."""
+        ...
+
+    def draw(
+        self, model: Model, batch: Batch, state: State, step: int, *, generator: torch.Generator
+    ) -> tuple[Any, State]:
+        """The draws for one training step, and the state after it."""
+        ...
+
+    def __call__(self, model: Model, batch: Batch, draws: Any) -> tuple[Tensor, Metrics]:
+        """The loss, a tensor without dimensions whose gradient trains the model, and metrics."""
+        ...
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """A pure function of the step: nothing to save, nothing to restore.
+
+    Optional attributes, read by the kernel: ``clock`` ("training", the default, or "chain") says
+    which step it follows; ``length`` says for how many steps it is stated (None: no end);
+    ``over(n_steps)`` returns the schedule with an open length spread over ``n_steps``.
+    """
+
+    def __call__(self, step: int) -> float:
+        """The value at a step ≥ 0."""
+        ...
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """A source of points.
+
+    Optional: ``log_density(x)`` (batch, *event) -> (batch,), the exact log density in nats;
+    ``n_classes`` for labelled data; ``__len__`` and ``__getitem__`` for a finite set, which then
+    serves ``torch.utils.data.DataLoader`` and training by epochs; ``held_out``, a Batch kept apart
+    for evaluation; ``discrete = True`` for discrete states.
+    """
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one point."""
+        ...
+
+    def draw(self, size: int, *, generator: torch.Generator) -> Batch:
+        """``size`` points on the generator's device."""
+        ...

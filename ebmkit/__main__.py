@@ -1,0 +1,51 @@
+"""The command: ``ebmkit`` and ``python -m ebmkit``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0, 2 for a user's mistake, 1 for a fault of ours or a plugin's,
+    130 when interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    import click
+
+    from ebmkit.cli import ebmkit
+    from ebmkit.errors import EbmkitError
+
+    try:
+        result = ebmkit.main(arguments, prog_name="ebmkit", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except EbmkitError as error:
+        for line in str(error).splitlines() or [type(error).__name__]:
+            click.echo(f"error: {line}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of a pipe has gone; a second failure on flushing at exit would be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        import traceback
+
+        from ebmkit.cli._fault import culprit
+
+        traceback.print_exc()
+        click.echo(f"error: a fault in {culprit(error)}: {type(error).__name__}: {error}", err=True)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Calls -> parts, from the inside out; each shared part is built once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ebmkit.errors import BrokenPluginError, EbmkitError, Problem, UserError
+from ebmkit.parameters import REQUIRED, parameters
+from ebmkit.plan import FROM_DATA, Call, Shared
+
+
+class Builder:
+    """Builds planned parts and collects what their constructors refuse."""
+
+    def __init__(self, plans: Mapping[str, Any]) -> None:
+        self.plans = plans
+        self.problems: list[Problem] = []
+        self.context: dict[str, Any] = {}
+        """What the data decide, by parameter name; "generator" maps to a function that makes one."""
+        self._built: dict[str, Any] = {}
+
+    def shared(self, kind: str) -> Any:
+        """A part of the pipeline; None where there is none or it cannot be built."""
+        if kind not in self._built:
+            self._built[kind] = self.build(self.plans.get(kind))
+        return self._built[kind]
+
+    def build(self, value: Any) -> Any:
+        """A planned value, with every call inside it made."""
+        if isinstance(value, Shared):
+            return self.shared(value.kind)
+        if isinstance(value, list):
+            return [self.build(item) for item in value]
+        return self._call(value) if isinstance(value, Call) else value
+
+    def _call(self, call: Call) -> Any:
+        arguments = {name: self.build(value) for name, value in call.arguments.items()}
+        if self.problems:
+            return None
+        for name in FROM_DATA:
+            parameter = parameters(call.factory).get(name)
+            if parameter is None or name in arguments:
+                continue
+            if name in self.context:
+                value = self.context[name]
+                arguments[name] = value() if name == "generator" else value
+            elif parameter.default is REQUIRED:
+                self.problems.append(Problem(f"{call.path}.{name}", "missing: state it"))
+                return None
+        try:
+            if "generator" in self.context and "generator" not in arguments:
+                return self._with_private_randomness(call, arguments)
+            return call.factory(**arguments)
+        except UserError as error:
+            self.problems.append(Problem(call.path, str(error)))
+        except EbmkitError:
+            raise
+        except (ValueError, TypeError) as error:
+            self.problems.append(Problem(call.path, str(error)))
+        except Exception as error:
+            owner = call.component
+            whose = f"{owner.kind} {owner.name!r} of {owner.distribution}" if owner else call.path
+            raise BrokenPluginError(
+                f"{whose} failed while it was built: {type(error).__name__}: {error}"
+            ) from error
+        return None
+
+    def _with_private_randomness(self, call: Call, arguments: dict[str, Any]) -> Any:
+        # Many modules draw their first weights from torch's global generator. They are given a
+        # seeded one for the time being, and the global state is put back as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.context["generator"]().initial_seed())
+            return call.factory(**arguments)

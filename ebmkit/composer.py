@@ -1,0 +1,364 @@
+"""Spec + registry -> Pipeline. Every cross-check happens here, before step 0."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ebmkit import clocks, optimizers
+from ebmkit.build import Builder
+from ebmkit.data import Points
+from ebmkit.errors import DeviceError, Problem, SpecError, UnknownPartError, UserError
+from ebmkit.fields import is_scheduled
+from ebmkit.objective import conditional, probe
+from ebmkit.parameters import takes_any_keyword
+from ebmkit.pipeline import Pipeline
+from ebmkit.plan import Call, Planner, Shared
+from ebmkit.protocols import Dataset
+from ebmkit.registry import KINDS, registry
+from ebmkit.sources import recipe_path
+from ebmkit.spec import PARTS, Evaluation, Spec, Training, check_sections, read_toml
+
+
+def compose(spec: str | Path | Mapping[str, Any] | Spec, /, **overrides: Any) -> Pipeline:
+    """Assemble a pipeline from a recipe's name, a TOML file's path, or a dict of tables.
+
+    Parts may be names, tables with ``use``, or live objects: any callable (batch, *event) ->
+    (batch,) as model, a tensor (size, *event) as dataset. Overrides are tables or dotted paths:
+    ``compose("two-moons", model=net, training={"steps": 500}, **{"sampler.step_size": 1e-3})``.
+
+    Raises:
+        SpecError: with every problem at once, each with its path, line and remedy.
+        PluginError: a part that the spec names is broken; the message names its distribution.
+    """
+    spec = load_spec(spec)
+    if overrides:
+        spec = spec.with_overrides(overrides)
+    return _Composer(spec).pipeline()
+
+
+def create(kind: str, name: str, /, **config: Any) -> Any:
+    """One part by its name: ``create("sampler", "langevin", step_size=1e-2)``.
+
+    Values may be plain, as in TOML, or live objects.
+
+    Raises:
+        SpecError: an unknown name or key, a wrong type, or a value out of range.
+    """
+    if kind not in KINDS:
+        registry().of_kind(kind)
+    planner = Planner(Spec(tables={}), registry())
+    call = planner.part(kind, {"use": name, **config}, kind)
+    if planner.problems:
+        raise SpecError(planner.problems)
+    builder = Builder({})
+    part = builder.build(call)
+    if builder.problems:
+        raise SpecError(builder.problems)
+    return part
+
+
+def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:
+    """A spec from a recipe's name, a path, tables, or itself.
+
+    Raises:
+        SpecError: there is no such recipe or file, or it is not TOML.
+    """
+    if isinstance(source, Spec):
+        return source
+    if isinstance(source, Mapping):
+        return Spec(tables=dict(source))
+    path = Path(source)
+    if path.is_dir():
+        raise SpecError([Problem("", "is a directory; ebmkit.load(...) opens a run")], str(source))
+    looks_like_path = isinstance(source, Path) or path.suffix == ".toml" or os.sep in str(source)
+    if looks_like_path or path.is_file():
+        return read_toml(path)
+    try:
+        component = registry().find("recipe", str(source))
+    except UnknownPartError as error:
+        raise SpecError([Problem("", f"{error}; nor is there a file {source!r}")]) from None
+    found = recipe_path(component)
+    if found is None:
+        raise SpecError([Problem("", f"recipe {source!r} of {component.distribution} has no file")])
+    return read_toml(found)
+
+
+def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """The generator of one purpose of a run: streams of one seed are independent of each other."""
+    import hashlib
+
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def find_device(name: str) -> torch.device:
+    """The device called ``name``; "auto" is the first of cuda, mps, cpu that is there.
+
+    Raises:
+        DeviceError: there is no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"{name!r} is no device; expected auto, cpu, cuda, cuda:i or mps") from None
+    here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    here += ["mps"] * torch.backends.mps.is_available()
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if (device.index or 0) >= count.get(device.type, 0):
+        raise DeviceError(f"there is no device {name!r} on this machine (there are: {', '.join(here)})")
+    return device
+
+
+class _Composer:
+    def __init__(self, spec: Spec) -> None:
+        self.spec = _with_wrapped_data(spec)
+        self.planner = Planner(self.spec, registry())
+        self.notices = list(spec.notices)
+
+    def pipeline(self) -> Pipeline:
+        tables = self.spec.tables
+        planner = self.planner
+        planner.problems += check_sections(self.spec)
+        plans: dict[str, Any] = {}
+        for kind in PARTS:
+            if kind in tables:
+                plans[kind] = planner.part(kind, tables[kind], kind, (kind,))
+            elif kind != "sampler":
+                planner.problems.append(Problem(kind, f"missing: the pipeline needs a {kind}"))
+        sections = {
+            name: planner.call(name, factory, tables[name], name)
+            if isinstance(tables.setdefault(name, {}), Mapping)
+            else planner.report(name, f"expected a table, got {tables[name]!r}")
+            for name, factory in (("training", Training), ("evaluation", Evaluation))
+        }
+        optimizer = self._optimizer(sections["training"])
+        builder = Builder(plans)
+        self._cycles(plans)
+        # Parts that hold no weights are plain records: building them draws nothing, and lets one
+        # report hold the problems of the whole.
+        training, evaluation = (builder.build(sections[n]) for n in ("training", "evaluation"))
+        if not planner.problems:
+            for kind in ("dataset", "sampler", "loss"):
+                builder.shared(kind)
+        self._report(builder)
+        dataset, sampler, loss = (builder.shared(k) for k in ("dataset", "sampler", "loss"))
+        if training is not None:
+            training = self._training(training, dataset)
+        device = self._device(training)
+        event_shape = self._event_shape(dataset)
+        self._cross_checks(plans, builder, training)
+        self._raise()
+        assert training is not None and optimizer is not None and event_shape is not None
+        n_classes = getattr(dataset, "n_classes", None)
+        builder.context = {
+            "event_shape": event_shape,
+            "n_classes": n_classes,
+            "generator": lambda: stream(training.seed, "weights"),
+        }
+        model = builder.shared("model")
+        self._report(builder)
+        self._raise()
+        if isinstance(model, torch.nn.Module):
+            model = model.to(device)
+        if problem := probe(model, event_shape, n_classes, device):
+            planner.report("model", problem)
+        self._raise()
+        if not list(_trainable(model)):
+            self.notices.append("the model has no parameters to train; fit will refuse")
+        lr = optimizers.schedule_of(optimizer, builder.build)
+        return Pipeline(
+            model=model,
+            sampler=sampler if sampler is not None else getattr(loss, "sampler", None),
+            loss=loss,
+            dataset=dataset,
+            training=training,
+            evaluation=evaluation,
+            optimizer=optimizer,
+            lr_schedule=None if lr is None else clocks.spread(lr, training.steps),
+            device=device,
+            tables=self._resolved(plans, sections, optimizer),
+            notices=tuple(self.notices),
+        )
+
+    def _raise(self) -> None:
+        if self.planner.problems:
+            raise SpecError(self.planner.problems, self.spec.origin)
+
+    def _report(self, builder: Builder) -> None:
+        for problem in builder.problems:
+            self.planner.report(problem.path, problem.message)
+        builder.problems.clear()
+
+    def _optimizer(self, training: Call | None) -> optimizers.OptimizerPlan | None:
+        table = self.spec.tables["training"]
+        table = table.get("optimizer") if isinstance(table, Mapping) else None
+        if table is None:
+            table = {"use": "adam", "lr": 1e-3}
+        elif isinstance(table, str):
+            table = {"use": table}
+        if not isinstance(table, Mapping):
+            return None  # already reported as no table
+        plan = optimizers.plan_optimizer(self.planner, table, "training.optimizer")
+        if plan is not None and training is not None:
+            training.arguments["optimizer"] = plan.resolved()
+        return plan
+
+    def _cycles(self, plans: Mapping[str, Any]) -> None:
+        def visit(kind: str, above: tuple[str, ...]) -> None:
+            for other in _references(plans.get(kind)):
+                if other in above:
+                    loop = " -> ".join((*above[above.index(other) :], other))
+                    self.planner.report(kind, f"the parts refer to each other in a circle: {loop}")
+                else:
+                    visit(other, (*above, other))
+
+        if not self.planner.problems:
+            for kind in plans:
+                if not self.planner.problems:
+                    visit(kind, (kind,))
+
+    def _training(self, training: Training, dataset: Any) -> Training | None:
+        import attrs
+
+        rows = getattr(dataset, "n_samples", None) if dataset is not None else None
+        if training.steps is not None and training.epochs is not None:
+            self.planner.report("training.epochs", "state steps or epochs, not both")
+        elif training.epochs is not None and dataset is not None and rows is None:
+            self.planner.report(
+                "training.epochs",
+                "the dataset is endless and has no epochs; state training.steps, or "
+                "dataset.n_samples for a finite set",
+            )
+        elif training.epochs is not None and rows is not None:
+            per_epoch = max(rows // training.batch_size, 1)
+            training = attrs.evolve(training, steps=training.epochs * per_epoch)
+        elif training.steps is None:
+            training = attrs.evolve(training, steps=1000)
+        if rows is not None and rows < training.batch_size:
+            self.planner.report(
+                "training.batch_size",
+                f"{training.batch_size} is more than the dataset's {rows} rows; state at most {rows}",
+            )
+        return training
+
+    def _device(self, training: Training | None) -> torch.device:
+        try:
+            return find_device(training.device if training else "cpu")
+        except DeviceError as error:
+            self.planner.report("training.device", str(error))
+            return torch.device("cpu")
+
+    def _event_shape(self, dataset: Dataset | None) -> tuple[int, ...] | None:
+        if dataset is None:
+            return None
+        try:
+            return tuple(dataset.event_shape)
+        except UserError as error:
+            self.planner.report("dataset", str(error))
+            return None
+
+    def _cross_checks(
+        self, plans: Mapping[str, Any], builder: Builder, training: Training | None
+    ) -> None:
+        dataset, sampler, loss = (builder.shared(k) for k in ("dataset", "sampler", "loss"))
+        discrete = {
+            kind: bool(getattr(part, "discrete", False))
+            for kind, part in (("dataset", dataset), ("sampler", sampler))
+            if part is not None
+        }
+        if len(set(discrete.values())) > 1:
+            words = {True: "discrete", False: "continuous"}
+            self.planner.report(
+                "sampler",
+                f"the sampler moves {words[discrete['sampler']]} states and the data are "
+                f"{words[discrete['dataset']]}; choose a sampler for {words[discrete['dataset']]} states",
+            )
+        plan = plans.get("model")
+        if isinstance(plan, Call) and "event_shape" in plan.arguments and dataset is not None:
+            said = tuple(plan.arguments["event_shape"] or ())
+            if (found := self._event_shape(dataset)) is not None and said != found:
+                self.planner.report(
+                    "model.event_shape",
+                    f"the model is for events of shape {said}, the data have {found}; "
+                    "leave event_shape out to take it from the data",
+                )
+        slots = getattr(loss, "buffer_size", None)
+        used = getattr(loss, "n_negatives", None) or (training.batch_size if training else 1)
+        if isinstance(slots, int) and slots < used:
+            self.planner.report(
+                "loss.buffer_size",
+                f"{slots} slots cannot give {used} distinct chains a step; state at least {used}",
+            )
+        self._schedules(sampler, loss, training)
+
+    def _schedules(self, sampler: Any, loss: Any, training: Training | None) -> None:
+        k_steps = getattr(loss, "k_steps", None)
+        chains = getattr(loss, "sampler", None)
+        place = "sampler" if chains is not None and chains is sampler else "loss.sampler"
+        for path, part in ((place, chains), ("sampler", sampler if chains is not sampler else None)):
+            for name, schedule, complaint in clocks.schedules(part, k_steps, training and training.steps):
+                here = f"{path}.{name}"
+                if complaint:
+                    self.planner.report(here, complaint)
+                length = clocks.length_of(schedule)
+                if clocks.clock_of(schedule) == "training" and training and training.steps:
+                    if length is not None and length > training.steps:
+                        self.notices.append(
+                            f"{here}: stated for {length} training steps, the run ends after "
+                            f"{training.steps}"
+                        )
+
+    def _resolved(
+        self,
+        plans: Mapping[str, Any],
+        sections: Mapping[str, Call | None],
+        optimizer: optimizers.OptimizerPlan,
+    ) -> dict[str, Any]:
+        tables: dict[str, Any] = {}
+        owners: dict[str, str] = {}
+        calls = [*plans.values(), *sections.values(), optimizer.lr]
+        for kind, plan in (*plans.items(), *sections.items()):
+            if isinstance(plan, Call):
+                tables[kind] = plan.resolved()
+            elif plan is not None:
+                tables[kind] = {"use": f"<{type(plan).__name__}>"}
+        for call in calls:
+            for component in call.components() if isinstance(call, Call) else []:
+                key = f"{component.kind}:{component.name}"
+                owners[key] = f"{component.distribution}=={component.version}"
+        return {**tables, "parts": dict(sorted(owners.items()))}
+
+
+def _references(plan: Any) -> list[str]:
+    if isinstance(plan, Shared):
+        return [plan.kind]
+    if isinstance(plan, Call):
+        plan = list(plan.arguments.values())
+    return [kind for item in plan for kind in _references(item)] if isinstance(plan, list) else []
+
+
+def _trainable(model: Any) -> list[torch.nn.Parameter]:
+    if not isinstance(model, torch.nn.Module):
+        return []
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def _with_wrapped_data(spec: Spec) -> Spec:
+    import attrs
+
+    tables = dict(spec.tables)
+    if isinstance(tables.get("dataset"), torch.Tensor):
+        tables["dataset"] = Points(tables["dataset"])
+    return attrs.evolve(spec, tables=tables)
+
+
+__all__ = ["compose", "conditional", "create", "is_scheduled", "load_spec", "stream", "takes_any_keyword"]

@@ -1,0 +1,112 @@
+"""Batches from what a user has at hand, and the order in which a finite set is gone through."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from ebmkit.errors import DataError
+from ebmkit.protocols import Batch, Dataset
+
+
+@attrs.frozen(eq=False)
+class Points:
+    """A tensor of points (size, *event) as a finite dataset; ``draw`` takes rows with replacement."""
+
+    x: Tensor = attrs.field()
+
+    @x.validator
+    def _check(self, _: Any, value: Tensor) -> None:
+        if value.ndim < 2 or not len(value):
+            raise DataError(
+                f"expected data of shape (size, *event) with at least one row, got {tuple(value.shape)}"
+            )
+        if not value.is_floating_point():
+            raise DataError(f"expected data of a floating dtype, got {value.dtype}")
+        if not value.isfinite().all():
+            row = int((~value.isfinite().flatten(1).all(1)).nonzero()[0])
+            raise DataError(f"data row {row} is not finite")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    @property
+    def n_samples(self) -> int:
+        return len(self.x)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.x[index]
+
+    def draw(self, size: int, *, generator: torch.Generator) -> Batch:
+        rows = torch.randint(len(self.x), (size,), generator=generator, device=generator.device)
+        return Batch(self.x.to(generator.device)[rows])
+
+
+def as_batch(value: Any) -> Batch:
+    """A Batch from a Batch, a tensor of points, or a pair (points, condition) as a DataLoader
+    gives them.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    if isinstance(value, Batch):
+        return value
+    if isinstance(value, Tensor):
+        return Batch(value)
+    if isinstance(value, list | tuple) and len(value) in (1, 2):
+        if all(isinstance(item, Tensor) for item in value):
+            return Batch(*value)
+    raise DataError(
+        "expected a batch: a tensor (batch, *event), a pair (points, condition) or an ebmkit.Batch, "
+        f"got {type(value).__name__}"
+    )
+
+
+class Feed:
+    """The positives of a training run: fresh draws of an endless set, epochs of a finite one.
+
+    A finite set is gone through in a new order each epoch; rows that do not fill the last batch
+    of an epoch are left for other epochs.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, *, generator: torch.Generator, labels: bool
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.generator = generator
+        self.labels = labels
+        self.rows: int | None = getattr(dataset, "n_samples", None)
+        self.order: Tensor | None = None
+        self.position = 0
+
+    def draw(self) -> Batch:
+        """The next batch, on the generator's device."""
+        if self.rows is None or not isinstance(self.dataset, Sized):
+            batch = self.dataset.draw(self.batch_size, generator=self.generator)
+        else:
+            batch = self._next_rows()
+        device = self.generator.device
+        condition = batch.condition if self.labels else None
+        return Batch(
+            batch.x.to(device), None if condition is None else condition.to(device)
+        )
+
+    def _next_rows(self) -> Batch:
+        assert self.rows is not None
+        if self.order is None or self.position + self.batch_size > self.rows:
+            device = self.generator.device
+            self.order = torch.randperm(self.rows, generator=self.generator, device=device).cpu()
+            self.position = 0
+        index = self.order[self.position : self.position + self.batch_size]
+        self.position += self.batch_size
+        dataset: Any = self.dataset
+        return as_batch(dataset[index])

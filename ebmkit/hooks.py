@@ -1,0 +1,185 @@
+"""What happens at a time: the hook specifications, and the plugin manager behind a typed face.
+
+A hook plugin is a class (called without arguments), or any object, found through the entry-point
+group ``ebmkit.hooks``. Its methods marked ``@ebmkit.hookimpl`` are called at the times below; a
+method may leave out arguments it does not use. Hooks are never called inside a chain.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import pluggy
+
+from ebmkit.errors import EbmkitError, HookError, Problem
+from ebmkit.registry import Registry, registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebmkit.pipeline import Pipeline
+    from ebmkit.protocols import Batch
+    from ebmkit.spec import Spec
+
+_spec = pluggy.HookspecMarker("ebmkit")
+hookimpl = pluggy.HookimplMarker("ebmkit")
+"""Marks a method as the implementation of the hook of its name."""
+
+
+@attrs.define(eq=False)
+class Run:
+    """A training run as hooks see it."""
+
+    pipeline: Pipeline
+    directory: Path | None
+    """Where the run is kept; None for a run that is kept in memory only."""
+    total_steps: int
+    step: int = 0
+    """Training steps done."""
+    notices: list[str] = attrs.field(factory=list)
+    """Lines that a person should see at the end."""
+
+
+class Specifications:
+    """The hooks there are. Unless said otherwise what they return is ignored."""
+
+    @_spec
+    def validate_spec(self, spec: Spec) -> Sequence[Problem]:  # type: ignore[empty-body]
+        """After a spec was read and its parts checked: further problems with it."""
+
+    @_spec
+    def run_start(self, run: Run) -> None:
+        """Before the first step."""
+
+    @_spec
+    def step_end(self, run: Run, metrics: Mapping[str, Tensor]) -> None:
+        """After each training step; metrics are tensors, and reading one may wait for the device."""
+
+    @_spec
+    def evaluation_done(
+        self, run: Run, result: Mapping[str, Any], data: Batch, samples: Batch | None
+    ) -> None:
+        """After each evaluation, with its numbers, and the data and samples that they compare."""
+
+    @_spec
+    def run_end(self, run: Run, error: BaseException | None) -> None:
+        """After the last step, or when the run ended with an error."""
+
+    @_spec
+    def save_state(self, run: Run) -> Mapping[str, Any]:  # type: ignore[empty-body]
+        """When a checkpoint is written: what to keep in it, as JSON can say it."""
+
+    @_spec
+    def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
+        """When a checkpoint is read: what ``save_state`` of the same plugin returned."""
+
+    @_spec
+    def doctor(self) -> Sequence[str]:  # type: ignore[empty-body]
+        """When ``ebmkit doctor`` runs: lines that say what is wrong, none where nothing is."""
+
+
+class Hooks:
+    """The hook plugins of a run. An exception in one is raised as a HookError that names it."""
+
+    def __init__(self, plugins: Mapping[str, object]) -> None:
+        self._manager = pluggy.PluginManager("ebmkit")
+        self._manager.add_hookspecs(Specifications)
+        for name, plugin in plugins.items():
+            self._manager.register(plugin() if inspect.isclass(plugin) else plugin, name)
+            self._check(name)
+
+    @classmethod
+    def installed(cls, found: Registry | None = None) -> Hooks:
+        """The hook plugins of the installed distributions that are not blocked."""
+        found = found or registry()
+        usable = [c for c in found.of_kind("hook") if c.status in ("ok", "conflict")]
+        return cls({component.qualified: found.load(component) for component in usable})
+
+    def validate_spec(self, spec: Spec) -> list[Problem]:
+        lists = self._call("validate_spec", spec=spec)
+        return [problem for problems in lists for problem in problems]
+
+    def run_start(self, run: Run) -> None:
+        self._call("run_start", run=run)
+
+    def step_end(self, run: Run, metrics: Mapping[str, Tensor]) -> None:
+        self._call("step_end", run=run, metrics=metrics)
+
+    def evaluation_done(
+        self, run: Run, result: Mapping[str, Any], data: Batch, samples: Batch | None
+    ) -> None:
+        self._call("evaluation_done", run=run, result=result, data=data, samples=samples)
+
+    def run_end(self, run: Run, error: BaseException | None) -> None:
+        self._call("run_end", run=run, error=error)
+
+    def doctor(self) -> list[str]:
+        return [line for lines in self._call("doctor") for line in lines]
+
+    def save_state(self, run: Run) -> dict[str, Mapping[str, Any]]:
+        """What each plugin keeps in a checkpoint, by plugin."""
+        return {
+            name: call(run=run) for name, call in self._each("save_state") if call is not None
+        }
+
+    def load_state(self, run: Run, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Give each plugin what it kept."""
+        for name, call in self._each("load_state"):
+            if name in states:
+                call(run=run, state=states[name])
+
+    def _each(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
+        """The hook for one plugin at a time, for what belongs to one plugin alone."""
+        plugins = dict(self._manager.list_name_plugin())
+        implementing = {i.plugin_name for i in getattr(self._manager.hook, hook).get_hookimpls()}
+        calls = []
+        for name in sorted(implementing):
+            others = [p for n, p in plugins.items() if n != name]
+            caller = self._manager.subset_hook_caller(hook, others)
+            calls.append((name, _first(caller)))
+        return calls
+
+    def _call(self, hook: str, **arguments: Any) -> list[Any]:
+        caller = getattr(self._manager.hook, hook)
+        try:
+            results: list[Any] = caller(**arguments)
+        except EbmkitError:
+            raise
+        except Exception as error:
+            raise HookError(
+                f"hook {hook} of {_culprit(caller, error)} raised {type(error).__name__}: {error}; "
+                "mend or update the plugin, or switch it off with --no-plugin"
+            ) from error
+        return results
+
+    def _check(self, name: str) -> None:
+        """Refuse implementations of hooks that do not exist, or with arguments that do not."""
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise HookError(f"hook plugin {name}: {error}") from error
+
+
+def _first(caller: Callable[..., list[Any]]) -> Callable[..., Any]:
+    def call(**arguments: Any) -> Any:
+        results = caller(**arguments)
+        return results[0] if results else None
+
+    return call
+
+
+def _culprit(caller: pluggy.HookCaller, error: BaseException) -> str:
+    codes = {}
+    for implementation in caller.get_hookimpls():
+        function = inspect.unwrap(getattr(implementation.function, "__func__", implementation.function))
+        codes[getattr(function, "__code__", None)] = implementation.plugin_name
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return str(codes[trace.tb_frame.f_code])
+        trace = trace.tb_next
+    return "one of " + ", ".join(map(str, codes.values()))

@@ -1,0 +1,149 @@
+"""A loss bound to a model: what a hand-written PyTorch loop calls on each batch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ebmkit.data import as_batch
+from ebmkit.errors import DivergenceError
+from ebmkit.fields import generator_or_new
+from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
+
+
+class LossOutput(NamedTuple):
+    """What one call of an objective gives."""
+
+    loss: Tensor
+    """Without dimensions; call ``backward()`` on it."""
+    metrics: Metrics
+    negatives: Tensor | None
+    """(batch, *event), or None where the loss draws none."""
+
+
+class Objective:
+    """A loss bound to a model. It owns the loss's state (such as a replay buffer) and its step."""
+
+    def __init__(self, loss: Loss, model: Model, *, generator: torch.Generator | None = None) -> None:
+        self.loss = loss
+        self.model = model
+        self.generator = generator
+        self.state: Any = None
+        self.step = 0
+
+    def __call__(self, batch: Any) -> LossOutput:
+        """The loss on a batch: a tensor (batch, *event), a pair (points, condition), or a Batch.
+
+        The model is in evaluation mode while chains run, and as it was while the loss is computed.
+
+        Raises:
+            DataError: the batch is none of these.
+            DivergenceError: the loss or a chain is not finite; nothing is kept of such a step.
+        """
+        batch = as_batch(batch)
+        draws, state = self.draw(batch)
+        loss, metrics = self.loss(self.model, batch, draws)
+        if not torch.isfinite(loss):
+            raise DivergenceError(
+                f"{type(self.loss).__name__}: the loss is {loss.item()} at step {self.step}",
+                step=self.step,
+            )
+        self.state = state
+        self.step += 1
+        return LossOutput(loss, metrics, getattr(draws, "negatives", None))
+
+    def draw(self, batch: Batch) -> tuple[Any, Any]:
+        """The draws of the present step and the state after it; the objective stays as it is, but
+        for the state before the first step."""
+        if self.generator is None:
+            self.generator = generator_or_new(None, batch.x.device)
+        with evaluating(self.model):
+            if self.state is None:
+                self.state = self.loss.init(self.model, batch, generator=self.generator)
+            drawn: tuple[Any, Any] = self.loss.draw(
+                self.model, batch, self.state, self.step, generator=self.generator
+            )
+        return drawn
+
+
+def objective(
+    loss: Loss, model: Model, *, generator: torch.Generator | None = None
+) -> Objective:
+    """Bind a loss to a model for a hand-written loop.
+
+    Without a generator a new one is seeded from the operating system; pass one to reproduce a run.
+    """
+    return Objective(loss, model, generator=generator)
+
+
+def bind(model: Model, condition: Tensor | None) -> Energy:
+    """The energy of a model at a condition; samplers see nothing else of a model."""
+    return model if condition is None else partial(model, condition=condition)
+
+
+def conditional(model: Model) -> bool:
+    """Whether a model takes a condition: by its attribute ``conditional``, else by its signature."""
+    said = getattr(model, "conditional", None)
+    if said is not None:
+        return bool(said)
+    called = model.forward if isinstance(model, nn.Module) else model
+    try:
+        return "condition" in inspect.signature(called).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode for a while, so that chains change no BatchNorm statistics; every submodule
+    is left in the mode in which it was."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def probe(
+    model: Model, event_shape: tuple[int, ...], n_classes: int | None, device: torch.device
+) -> str:
+    """What is wrong with a model for such events, told by two points at the origin; empty where
+    nothing is."""
+    if conditional(model) and n_classes is None and getattr(model, "conditional", None):
+        return (
+            "the model is conditional and the data have no labels; choose labelled data, or "
+            "conditional = false"
+        )
+    dtype = next(
+        (p.dtype for p in model.parameters()) if isinstance(model, nn.Module) else iter(()),
+        torch.get_default_dtype(),
+    )
+    x = torch.zeros(2, *event_shape, device=device, dtype=dtype)
+    condition = None
+    if conditional(model) and n_classes is not None:
+        condition = torch.zeros(2, dtype=torch.long, device=device)
+    name = type(model).__name__
+    try:
+        with evaluating(model), torch.no_grad():
+            energies = bind(model, condition)(x)
+    except Exception as error:
+        return (
+            f"{name} cannot take the data's events of shape {event_shape}: "
+            f"{type(error).__name__}: {error}"
+        )
+    if not isinstance(energies, Tensor) or energies.shape != (2,):
+        got = tuple(energies.shape) if isinstance(energies, Tensor) else type(energies).__name__
+        return (
+            f"{name} must return one energy a row, shape (2,) for two rows of shape {event_shape}, "
+            f"got {got}"
+        )
+    return ""

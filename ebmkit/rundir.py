@@ -1,0 +1,160 @@
+"""The run directory: resolved spec, metrics, checkpoints, evaluation, and how the run ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ebmkit.errors import DivergenceError, RunDirectoryError
+
+if TYPE_CHECKING:
+    from ebmkit.hooks import Hooks, Run
+    from ebmkit.pipeline import Pipeline
+
+SPEC, EVALUATION, STATUS, METRICS = "spec.toml", "evaluation.json", "status.json", "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+
+
+class RunDirectory:
+    """One run on disk. Every file is written whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keep = 3
+
+    @classmethod
+    def create(cls, path: Path, pipeline: Pipeline, *, force: bool = False) -> RunDirectory:
+        """A new run directory with the resolved spec in it.
+
+        ``force`` replaces a directory that holds a run; one that holds anything else is refused.
+
+        Raises:
+            RunDirectoryError: the directory exists, or cannot be written.
+        """
+        from ebmkit.spec import to_toml
+
+        clear(path, force=force)
+        try:
+            (path / CHECKPOINTS).mkdir(parents=True)
+            (path / SPEC).write_text(to_toml(pipeline.tables), encoding="utf-8")
+        except OSError as error:
+            raise RunDirectoryError(f"{path}: cannot be written: {error.strerror}") from error
+        directory = cls(path)
+        directory.keep = pipeline.training.keep_checkpoints
+        return directory
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A run directory that is there.
+
+        Raises:
+            RunDirectoryError: there is no run.
+        """
+        if not (path / SPEC).is_file():
+            raise RunDirectoryError(
+                f"{path}: holds no run (there is no {SPEC} in it); expected a directory that "
+                "`ebmkit train` wrote"
+            )
+        return cls(path)
+
+    @contextmanager
+    def watching(self, run: Run, hooks: Hooks) -> Iterator[None]:
+        """Keeps the status file true, and the last state when the run ends or dies."""
+        started = time.monotonic()
+
+        def status(word: str, reason: str = "") -> None:
+            seconds = round(time.monotonic() - started, 3)
+            said = {"status": word, "step": run.step, "total_steps": run.total_steps}
+            self._write_json(STATUS, {**said, "seconds": seconds, "reason": reason})
+
+        status("running")
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.save(run, hooks)
+            status("interrupted", f"interrupted after step {run.step}")
+            raise
+        except DivergenceError as error:
+            # The weights that led here may be the ones at fault: what is kept is what was good.
+            if not self.checkpoints():
+                self.save(run, hooks)
+            status("diverged", str(error))
+            raise
+        except BaseException as error:
+            self.save(run, hooks)
+            status("failed", f"{type(error).__name__}: {error}")
+            raise
+        self.save(run, hooks)
+        status("finished")
+
+    def save(self, run: Run, hooks: Hooks) -> Path:
+        """Write a checkpoint of the present step and drop all but the last ``keep``."""
+        from ebmkit import checkpoint
+
+        path = self.path / CHECKPOINTS / f"step-{run.step:08d}.safetensors"
+        checkpoint.write(path, {**run.pipeline.state_dict(), "hooks": hooks.save_state(run)})
+        for old in self.checkpoints()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        return sorted((self.path / CHECKPOINTS).glob("step-*.safetensors"))
+
+    def write_evaluation(self, result: Mapping[str, Any]) -> None:
+        self._write_json(EVALUATION, result)
+
+    def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        from ebmkit.checkpoint import write_atomically
+
+        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def clear(path: Path, *, force: bool) -> None:
+    """Make way for a run at ``path``.
+
+    Raises:
+        RunDirectoryError: something is there that may not be overwritten.
+    """
+    try:
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        if not force:
+            raise RunDirectoryError(f"{path}: exists already; choose another --out, or --force")
+        if not (path / SPEC).is_file():
+            raise RunDirectoryError(
+                f"{path}: exists and holds no run, so --force does not touch it; choose another --out"
+            )
+        shutil.rmtree(path)
+    except OSError as error:
+        raise RunDirectoryError(f"{path}: cannot be used: {error.strerror}") from error
+
+
+def load(run: str | Path, /, **overrides: Any) -> Pipeline:
+    """The pipeline of a run directory, at its last checkpoint. Overrides are those of ``compose``:
+    a run with live parts needs them again, as ``load("runs/mine", model=net)``.
+
+    Raises:
+        RunDirectoryError: there is no run, or no checkpoint that can be read.
+        SpecError: a part of the run cannot be had any more.
+    """
+    from ebmkit import checkpoint
+    from ebmkit.composer import compose
+    from ebmkit.spec import read_toml
+
+    directory = RunDirectory.open(Path(run))
+    kept = directory.checkpoints()
+    if not kept:
+        raise RunDirectoryError(f"{run}: holds no checkpoint")
+    spec = read_toml(directory.path / SPEC)
+    pipeline = compose(spec, **overrides)
+    try:
+        pipeline.load_state_dict(checkpoint.read(kept[-1], pipeline.device))
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{kept[-1]}: does not fit the run's spec: {error}") from error
+    return pipeline

@@ -1,0 +1,313 @@
+"""What a run is: frozen classes, TOML in and out, overrides, and where each key stands in its file."""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from attrs import field
+from attrs.validators import and_, ge, gt, in_, le, lt, optional
+
+from ebmkit.errors import Problem, SpecError, did_you_mean
+from ebmkit.fields import doc, scheduled
+from ebmkit.protocols import Scheduler
+
+PARTS = ("model", "sampler", "loss", "dataset")
+SECTIONS = (*PARTS, "training", "evaluation", "parts")
+SIZE_LIMIT = 1_000_000
+"""Bytes of a pipeline file; a longer one is refused before it is parsed."""
+
+
+@attrs.frozen
+class Training:
+    """The training loop of a run."""
+
+    steps: int | None = field(
+        default=None,
+        validator=optional(ge(1)),
+        metadata=doc("training steps; 1000 where neither steps nor epochs are given"),
+    )
+    epochs: int | None = field(
+        default=None,
+        validator=optional(ge(1)),
+        metadata=doc("passes over a finite dataset, in place of steps"),
+    )
+    batch_size: int = field(default=256, validator=ge(1), metadata=doc("positives a step"))
+    optimizer: Mapping[str, Any] = field(
+        factory=lambda: {"use": "adam", "lr": 1e-3},
+        metadata=doc("`use` names a torch.optim class, the other keys are its; lr may be a schedule"),
+    )
+    gradient_clip: float | None = field(
+        default=None, validator=optional(gt(0)), metadata=doc("largest norm of the gradient")
+    )
+    ema_decay: float | None = field(
+        default=None,
+        validator=optional(and_(gt(0), lt(1))),
+        metadata=doc("decay a step of the weights' moving average, which is then what is judged"),
+    )
+    data_noise: float | Scheduler = field(
+        default=0.0,
+        validator=scheduled(ge(0)),
+        metadata=doc("standard deviation of Gaussian noise added to the positives"),
+    )
+    precision: Literal["float32", "bf16"] = field(
+        default="float32",
+        validator=in_(("float32", "bf16")),
+        metadata=doc("bf16 runs the loss under autocast; weights stay float32"),
+    )
+    on_divergence: Literal["stop"] = field(
+        default="stop",
+        validator=in_(("stop",)),
+        metadata=doc("a non-finite loss, gradient or chain stops the run and is reported"),
+    )
+    log_every: int = field(default=10, validator=ge(1), metadata=doc("steps between metric records"))
+    evaluate_every: int | None = field(
+        default=None, validator=optional(ge(1)), metadata=doc("steps between evaluations")
+    )
+    checkpoint_every: int = field(
+        default=500, validator=ge(1), metadata=doc("steps between checkpoints")
+    )
+    keep_checkpoints: int = field(default=3, validator=ge(1), metadata=doc("checkpoints kept"))
+    device: str = field(default="auto", metadata=doc("auto, cpu, cuda, cuda:i or mps"))
+    seed: int = field(
+        default=0, validator=and_(ge(0), le(2**63 - 1)), metadata=doc("seeds every draw of the run")
+    )
+
+
+@attrs.frozen
+class Evaluation:
+    """How a trained model is sampled and judged."""
+
+    n_samples: int = field(default=2000, validator=ge(2), metadata=doc("chains drawn to judge"))
+    chain_steps: int = field(default=1000, validator=ge(0), metadata=doc("steps of each chain"))
+
+
+@attrs.frozen
+class Spec:
+    """A run as it was asked for: plain tables, and where they came from."""
+
+    tables: Mapping[str, Any]
+    origin: str | None = None
+    """The file, or the recipe's name; None for a dict."""
+    text: str | None = None
+    """The file's text, from which lines are told."""
+    notices: tuple[str, ...] = ()
+    """Lines that a person should see: what an override replaced."""
+    overridden: tuple[str, ...] = ()
+    """Paths that no longer stand as the file says."""
+
+    def line(self, path: str) -> int | None:
+        """The line, from 1, on which a key (or the nearest table around it) begins in the file."""
+        if self.text is None or any(
+            path == o or path.startswith(f"{o}.") or o.startswith(f"{path}.")
+            for o in self.overridden
+        ):
+            return None
+        return line_of(self.text, split_path(path))
+
+    def problem(self, path: str, message: str) -> Problem:
+        """A problem at a path, with its line where it came from a file."""
+        return Problem(path, message, self.line(path))
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Spec:
+        """The spec with values set at dotted paths.
+
+        Setting ``use`` to another name replaces that table: the former part's keys are dropped and
+        a notice says so. A table given as a value is merged into the one that is there.
+        """
+        tables = copy_tables(self.tables)
+        notices = list(self.notices)
+        for path, value in overrides.items():
+            _set(tables, path, value, notices)
+        paths = tuple(overrides)
+        return attrs.evolve(
+            self, tables=tables, notices=tuple(notices), overridden=self.overridden + paths
+        )
+
+
+def read_toml(path: Path) -> Spec:
+    """Read a pipeline file.
+
+    Raises:
+        SpecError: the file is missing, too large, not UTF-8, or not TOML (with line and column).
+    """
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(SIZE_LIMIT + 1)
+        if len(raw) > SIZE_LIMIT:
+            raise SpecError([Problem("", f"larger than {SIZE_LIMIT:,} bytes")], str(path))
+        return parse_toml(raw.decode(), str(path))
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SpecError([Problem("", f"cannot be read: {reason}")], str(path)) from None
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            [Problem("", f"not UTF-8 text (byte {error.start})")], str(path)
+        ) from None
+
+
+def parse_toml(text: str, origin: str) -> Spec:
+    """A spec from TOML text.
+
+    Raises:
+        SpecError: the text is not TOML; the message has line and column.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise SpecError([Problem("", f"not valid TOML: {reason}")], origin) from None
+    return Spec(tables=tables, origin=origin, text=text)
+
+
+def to_toml(tables: Mapping[str, Any]) -> str:
+    """Tables as TOML text; None is left out, for TOML has no such value."""
+    import tomli_w
+
+    return tomli_w.dumps(_without_none(tables))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``path=value`` of ``--set``, the value read as TOML; a bare word is a string.
+
+    Raises:
+        SpecError: there is no ``=``, the path is empty, or the value is not TOML.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path or not all(split_path(path)):
+        raise SpecError([Problem("", f"--set {text!r}: expected path=value")])
+    if re.fullmatch(r"[A-Za-z_@][\w:.@-]*", value.strip()) and value.strip() not in (
+        *("true", "false", "inf", "nan"),
+    ):
+        return path, value.strip()
+    try:
+        parsed = tomllib.loads(f"value = {value}")
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        parsed = {}
+    if list(parsed) != ["value"]:
+        raise SpecError([Problem("", f"--set {text!r}: {value!r} is not a TOML value")])
+    return path, parsed["value"]
+
+
+def split_path(path: str) -> list[str]:
+    return [part.strip() for part in path.split(".")]
+
+
+def line_of(text: str, keys: Sequence[str]) -> int | None:
+    """The line on which the longest known prefix of ``keys`` begins.
+
+    Found with the parser itself: the first beginning of the text that parses and holds the key.
+    """
+    lines = text.splitlines()
+    if len(lines) > 2000:
+        return None  # the search is quadratic; no pipeline is this long
+    best: tuple[int, int] | None = None
+    start = 0
+    for end in range(1, len(lines) + 1):
+        try:
+            tables: Any = tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue
+        depth = 0
+        for key in keys:
+            if not isinstance(tables, dict) or key not in tables:
+                break
+            tables, depth = tables[key], depth + 1
+        if depth and (best is None or depth > best[0]):
+            first = start
+            while first < end - 1 and (
+                not lines[first].strip() or lines[first].lstrip().startswith("#")
+            ):
+                first += 1
+            best = depth, first + 1
+        start = end
+    return best[1] if best else None
+
+
+def copy_tables(tables: Any) -> Any:
+    """A copy of the tables in which live objects stay the objects they are."""
+    if isinstance(tables, Mapping):
+        return {key: copy_tables(value) for key, value in tables.items()}
+    if isinstance(tables, list):
+        return [copy_tables(value) for value in tables]
+    return copy.copy(tables) if isinstance(tables, tuple) and type(tables) is tuple else tables
+
+
+def check_sections(spec: Spec) -> list[Problem]:
+    """Problems with the top level of a spec: unknown tables, values that are no tables."""
+    return [
+        spec.problem(
+            str(key),
+            f"no such table{did_you_mean(str(key), SECTIONS)} (known: {', '.join(SECTIONS)})",
+        )
+        for key in spec.tables
+        if key not in SECTIONS
+    ]
+
+
+def _set(tables: dict[str, Any], path: str, value: Any, notices: list[str]) -> None:
+    keys = split_path(path)
+    table = tables
+    for depth, key in enumerate(keys[:-1]):
+        here = ".".join(keys[: depth + 1])
+        below = table.get(key)
+        if below is None:
+            below = table[key] = {}
+        elif isinstance(below, str) and depth == 0 and not below.startswith("@"):
+            below = table[key] = {"use": below}
+        elif not isinstance(below, dict):
+            if keys[depth + 1 :] != ["use"]:
+                raise SpecError(
+                    [
+                        Problem(
+                            path,
+                            f"cannot be set: {here} is {below!r}, not a table; "
+                            f"set {_shared(below) or f'{here}.use first'}",
+                        )
+                    ]
+                )
+            below = table[key] = {}
+        table = below
+    last = keys[-1]
+    if last == "use":
+        _replace_use(table, ".".join(keys[:-1]), value, notices)
+    elif isinstance(value, Mapping) and isinstance(table.get(last), dict):
+        inner = table[last]
+        if "use" in value:
+            _replace_use(inner, path, value["use"], notices)
+        for key, item in value.items():
+            _set(inner, key, copy_tables(item), notices) if key != "use" else None
+    else:
+        table[last] = copy_tables(value)
+
+
+def _replace_use(table: dict[str, Any], path: str, name: Any, notices: list[str]) -> None:
+    former = table.get("use")
+    dropped = [key for key in table if key != "use"]
+    if former is not None and former != name:
+        table.clear()
+        if dropped:
+            notices.append(
+                f"{path}.use = {name!r} replaces {former!r}; dropped its keys: {', '.join(dropped)}"
+            )
+    table["use"] = name
+
+
+def _shared(value: Any) -> str:
+    if isinstance(value, str) and value.startswith("@"):
+        return f"the key in [{value[1:]}], which it stands for"
+    return ""
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value

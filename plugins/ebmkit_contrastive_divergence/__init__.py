@@ -1,0 +1,1 @@
+"""Losses that compare the data with chains' ends."""

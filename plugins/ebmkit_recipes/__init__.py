@@ -1,0 +1,1 @@
+"""Pipelines that train as they stand: one TOML file a recipe."""

@@ -1,0 +1,1 @@
+"""Hooks that show and keep what a run does."""

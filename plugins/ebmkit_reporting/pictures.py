@@ -1,0 +1,155 @@
+"""Pictures of a run: samples beside data, the density, the metrics over training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ebmkit import Batch, Pipeline, Run, hookimpl
+from ebmkit_reporting.metrics_writer import FILE
+
+SHOWN = 2000
+IMAGES = 64
+TICKS = 300
+
+
+class Pictures:
+    """Draws samples.png, energy.png and training.png into the run directory."""
+
+    @hookimpl
+    def evaluation_done(self, run: Run, data: Batch, samples: Batch | None) -> None:
+        if run.directory is None:
+            return
+        if samples is not None:
+            draw_samples(data.x, samples.x).savefig(run.directory / "samples.png", dpi=120)
+        draw_energy(run.pipeline, data, samples).savefig(run.directory / "energy.png", dpi=120)
+
+    @hookimpl
+    def run_end(self, run: Run, error: BaseException | None) -> None:  # noqa: ARG002
+        if run.directory is not None and (run.directory / FILE).is_file():
+            figure = draw_training(run.directory / FILE)
+            if figure is not None:
+                figure.savefig(run.directory / "training.png", dpi=120)
+
+
+def draw_samples(data: Tensor, samples: Tensor) -> Figure:
+    """Data (n, *event) and samples side by side: points in 2-D, images, else histograms."""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots(1, 2)
+    shape = data.shape[1:]
+    for ax, points, title in zip(axes, (data, samples), ("data", "samples"), strict=True):
+        ax.set_title(title)
+        if shape == (2,):
+            x = points[:SHOWN].cpu()
+            ax.scatter(x[:, 0], x[:, 1], s=3, alpha=0.5, linewidths=0)
+        elif len(shape) == 3 and shape[0] == 1:
+            ax.imshow(_tiles(points[:IMAGES, 0].cpu()), cmap="gray")
+            ax.set_axis_off()
+        else:
+            for feature in points.flatten(1).T[:10].cpu():
+                ax.hist(feature.numpy(), bins=50, histtype="step", density=True)
+    if shape == (2,):
+        low, high = _box(data)
+        for ax in axes:
+            ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+    return figure
+
+
+def draw_energy(pipeline: Pipeline, data: Batch, samples: Batch | None) -> Figure:
+    """The model's density on the plane beside the data's; elsewhere histograms of energies."""
+    if tuple(data.x.shape[1:]) != (2,) or data.condition is not None:
+        return _energies(pipeline, data, samples)
+    low, high = _box(data.x)
+    ticks = [torch.linspace(low[i], high[i], TICKS, device=data.x.device) for i in (0, 1)]
+    grid = torch.cartesian_prod(*ticks).to(data.x.dtype)
+    with torch.no_grad():
+        log_model = -pipeline.model(grid)
+    log_model = log_model - torch.logsumexp(log_model, 0) - _log_cell(low, high)
+    maps = {"model density": log_model.exp()}
+    log_density: Callable[[Tensor], Tensor] | None = getattr(pipeline.dataset, "log_density", None)
+    if log_density is not None:
+        maps["data density"] = log_density(grid).exp()
+    maps["model energy"] = -log_model
+    figure = Figure(figsize=(5 * len(maps), 4.4), layout="constrained")
+    for ax, (title, values) in zip(figure.subplots(1, len(maps)), maps.items(), strict=True):
+        _map(figure, ax, values, low, high, title)
+    return figure
+
+
+def draw_training(path: Path) -> Figure | None:
+    """Each metric over the training steps; None where none were recorded."""
+    records: list[dict[str, Any]] = [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    names = [n for n in dict.fromkeys(k for r in records for k in r) if n not in ("step", "seconds")]
+    if not names:
+        return None
+    columns = min(3, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax, name in zip(axes, names, strict=False):
+        ax.plot([r["step"] for r in records if name in r], [r[name] for r in records if name in r])
+        ax.set(title=name, xlabel="step")
+        ax.grid(alpha=0.3)
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    return figure
+
+
+def _energies(pipeline: Pipeline, data: Batch, samples: Batch | None) -> Figure:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for name, batch in (("data", data), ("samples", samples)):
+        if batch is not None:
+            with torch.no_grad():
+                conditions: Mapping[str, Any] = (
+                    {} if batch.condition is None else {"condition": batch.condition}
+                )
+                energies = pipeline.model(batch.x, **conditions)
+            ax.hist(energies.cpu().numpy(), bins=60, histtype="step", density=True, label=name)
+    ax.set(xlabel="energy", ylabel="frequency")
+    ax.legend()
+    return figure
+
+
+def _map(
+    figure: Figure, ax: Axes, values: Tensor, low: list[float], high: list[float], title: str
+) -> None:
+    image = ax.imshow(
+        values.view(TICKS, TICKS).T.cpu().numpy(),
+        origin="lower",
+        extent=(low[0], high[0], low[1], high[1]),
+        cmap="viridis_r" if title.endswith("energy") else "viridis",
+    )
+    ax.set_title(title)
+    figure.colorbar(image, ax=ax, shrink=0.8)
+
+
+def _box(data: Tensor) -> tuple[list[float], list[float]]:
+    low, high = data.min(0).values, data.max(0).values
+    margin = 0.15 * (high - low)
+    return (low - margin).tolist(), (high + margin).tolist()
+
+
+def _log_cell(low: list[float], high: list[float]) -> float:
+    return sum(math.log((h - lo) / (TICKS - 1)) for lo, h in zip(low, high, strict=True))
+
+
+def _tiles(images: Tensor) -> Tensor:
+    side = math.ceil(math.sqrt(len(images)))
+    height, width = images.shape[1:]
+    sheet = images.new_full((side * (height + 1), side * (width + 1)), float(images.max()))
+    for position, image in enumerate(images):
+        row, column = divmod(position, side)
+        top, left = row * (height + 1), column * (width + 1)
+        sheet[top : top + height, left : left + width] = image
+    return sheet

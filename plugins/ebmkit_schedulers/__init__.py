@@ -1,0 +1,1 @@
+"""Schedules of a step: constant, ramps, decays, and schedules made of other schedules."""

@@ -1,0 +1,28 @@
+"""A value that does not change."""
+
+from __future__ import annotations
+
+import attrs
+from attrs import field
+
+from ebmkit import doc
+from ebmkit_schedulers._schedule import Schedule, finite
+
+
+@attrs.frozen(kw_only=False)
+class Constant(Schedule):
+    """One value at every step.
+
+    s(t) = c
+
+    c ``value``. It has no end.
+    """
+
+    value: float = field(validator=finite, metadata=doc("value c at every step"))
+
+    @property
+    def length(self) -> int | None:
+        return None
+
+    def _value(self, step: int) -> float:  # noqa: ARG002
+        return float(self.value)

@@ -1,0 +1,73 @@
+"""Schedules one after another."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Any, Self
+
+import attrs
+from attrs import field, validators
+
+from ebmkit import Scheduler, doc, length_of, spread
+from ebmkit_schedulers._schedule import Schedule, increasing
+
+
+@attrs.frozen(kw_only=False)
+class Sequential(Schedule):
+    """Schedules one after another, each counting its steps from its own start.
+
+    s(t) = uᵢ(t − mᵢ₋₁) for mᵢ₋₁ ≤ t < mᵢ, with m₋₁ = 0 and no end of the last
+
+    uᵢ ``schedulers``, mᵢ ``milestones``. An open length of uᵢ is filled with the steps up to the
+    next milestone, that of the last with what is left of the run; one stated for longer than that
+    is cut at the milestone. The clocks of the uᵢ do not count.
+
+    Raises ValueError where there is not one milestone fewer than there are schedulers, where it is
+    spread over too few steps to reach the last scheduler, or called while the last length is open.
+    """
+
+    schedulers: list[Scheduler] = field(
+        validator=[
+            validators.min_len(1),
+            validators.deep_iterable(validators.is_callable()),
+        ],
+        metadata=doc("schedules u_i in their order, at least one"),
+    )
+    milestones: list[int] = field(
+        validator=increasing,
+        metadata=doc("steps m_i where the next one takes over, ≥ 1, increasing"),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.milestones) != len(self.schedulers) - 1:
+            raise ValueError(
+                f"milestones: expected {len(self.schedulers) - 1}, one between each two of "
+                f"{len(self.schedulers)} schedulers, got {len(self.milestones)}; add or remove one"
+            )
+
+    @property
+    def length(self) -> int | None:
+        inner = length_of(self.schedulers[-1])
+        return None if inner is None else self._starts[-1] + inner
+
+    @property
+    def _starts(self) -> list[int]:
+        return [0, *self.milestones]
+
+    def _over(self, n_steps: int) -> Self:
+        rest = n_steps - self._starts[-1]
+        if rest < 1:
+            raise ValueError(
+                f"Sequential: its last scheduler begins at step {self._starts[-1]} and is never "
+                f"reached in {n_steps} steps; lower the last milestone, or run for more steps"
+            )
+        last: Any = spread(self.schedulers[-1], rest)
+        return attrs.evolve(self, schedulers=[*self.schedulers[:-1], last])
+
+    def _value(self, step: int) -> float:
+        index = bisect_right(self.milestones, step)
+        start = self._starts[index]
+        part = self.schedulers[index]
+        if index < len(self.milestones):
+            part = spread(part, self.milestones[index] - start)
+        return float(part(step - start))

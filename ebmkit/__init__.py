@@ -9,36 +9,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ebmkit.calculus import energy_and_gradient, score
-    from ebmkit.chains import Chain, run_chain, sample
-    from ebmkit.clocks import clock_of, length_of, spread
-    from ebmkit.composer import compose, create
-    from ebmkit.errors import (
-        DataError,
-        DivergenceError,
-        EbmkitError,
-        EvaluationError,
-        PluginError,
-        Problem,
-        SpecError,
-        UserError,
-    )
-    from ebmkit.fields import doc, generator_or_new, is_scheduled, scheduled
-    from ebmkit.hooks import Run, hookimpl
-    from ebmkit.objective import LossOutput, Objective, bind, objective
-    from ebmkit.pipeline import Pipeline
-    from ebmkit.protocols import (
-        Batch,
-        Dataset,
-        Energy,
-        Loss,
-        Metrics,
-        Model,
-        Sampler,
-        Scheduler,
-        State,
-    )
-    from ebmkit.rundir import load
+    from ebmkit.calculus import energy_and_gradient as energy_and_gradient
+    from ebmkit.calculus import score as score
+    from ebmkit.chains import Chain as Chain
+    from ebmkit.chains import run_chain as run_chain
+    from ebmkit.chains import sample as sample
+    from ebmkit.clocks import clock_of as clock_of
+    from ebmkit.clocks import length_of as length_of
+    from ebmkit.clocks import spread as spread
+    from ebmkit.composer import compose as compose
+    from ebmkit.composer import create as create
+    from ebmkit.errors import DataError as DataError
+    from ebmkit.errors import DivergenceError as DivergenceError
+    from ebmkit.errors import EbmkitError as EbmkitError
+    from ebmkit.errors import EvaluationError as EvaluationError
+    from ebmkit.errors import PluginError as PluginError
+    from ebmkit.errors import Problem as Problem
+    from ebmkit.errors import SpecError as SpecError
+    from ebmkit.errors import UserError as UserError
+    from ebmkit.fields import doc as doc
+    from ebmkit.fields import generator_or_new as generator_or_new
+    from ebmkit.fields import is_scheduled as is_scheduled
+    from ebmkit.fields import scheduled as scheduled
+    from ebmkit.hooks import Run as Run
+    from ebmkit.hooks import hookimpl as hookimpl
+    from ebmkit.objective import LossOutput as LossOutput
+    from ebmkit.objective import Objective as Objective
+    from ebmkit.objective import bind as bind
+    from ebmkit.objective import objective as objective
+    from ebmkit.pipeline import Pipeline as Pipeline
+    from ebmkit.protocols import Batch as Batch
+    from ebmkit.protocols import Dataset as Dataset
+    from ebmkit.protocols import Energy as Energy
+    from ebmkit.protocols import Loss as Loss
+    from ebmkit.protocols import Metrics as Metrics
+    from ebmkit.protocols import Model as Model
+    from ebmkit.protocols import Sampler as Sampler
+    from ebmkit.protocols import Scheduler as Scheduler
+    from ebmkit.protocols import State as State
+    from ebmkit.rundir import load as load
 
 _HOME = {
     "ebmkit.calculus": ("energy_and_gradient", "score"),

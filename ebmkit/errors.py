@@ -44,7 +44,12 @@ class SpecError(UserError):
     def __init__(self, problems: Sequence[Problem], origin: str | None = None) -> None:
         self.problems = tuple(problems)
         self.origin = origin
-        super().__init__("\n".join(problem.render(origin) for problem in self.problems))
+        lines = [
+            # A key that an override set stands in no file.
+            problem.render(origin if problem.line or not problem.path else None)
+            for problem in self.problems
+        ]
+        super().__init__("\n".join(lines))
 
 
 class UnknownPartError(UserError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import attrs
 import torch
@@ -52,6 +52,6 @@ def generator_or_new(
     return generator
 
 
-def is_scheduled(value: float | Scheduler) -> bool:
+def is_scheduled(value: float | Scheduler) -> TypeGuard[Scheduler]:
     """Whether a scheduled parameter holds a schedule rather than a number."""
     return not isinstance(value, int | float)

@@ -122,9 +122,7 @@ class Hooks:
 
     def save_state(self, run: Run) -> dict[str, Mapping[str, Any]]:
         """What each plugin keeps in a checkpoint, by plugin."""
-        return {
-            name: call(run=run) for name, call in self._each("save_state") if call is not None
-        }
+        return {name: call(run=run) for name, call in self._each("save_state") if call is not None}
 
     def load_state(self, run: Run, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Give each plugin what it kept."""
@@ -175,7 +173,9 @@ def _first(caller: Callable[..., list[Any]]) -> Callable[..., Any]:
 def _culprit(caller: pluggy.HookCaller, error: BaseException) -> str:
     codes = {}
     for implementation in caller.get_hookimpls():
-        function = inspect.unwrap(getattr(implementation.function, "__func__", implementation.function))
+        function = inspect.unwrap(
+            getattr(implementation.function, "__func__", implementation.function)
+        )
         codes[getattr(function, "__code__", None)] = implementation.plugin_name
     trace = error.__traceback__
     while trace is not None:

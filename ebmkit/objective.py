@@ -30,7 +30,9 @@ class LossOutput(NamedTuple):
 class Objective:
     """A loss bound to a model. It owns the loss's state (such as a replay buffer) and its step."""
 
-    def __init__(self, loss: Loss, model: Model, *, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, loss: Loss, model: Model, *, generator: torch.Generator | None = None
+    ) -> None:
         self.loss = loss
         self.model = model
         self.generator = generator
@@ -72,9 +74,7 @@ class Objective:
         return drawn
 
 
-def objective(
-    loss: Loss, model: Model, *, generator: torch.Generator | None = None
-) -> Objective:
+def objective(loss: Loss, model: Model, *, generator: torch.Generator | None = None) -> Objective:
     """Bind a loss to a model for a hand-written loop.
 
     Without a generator a new one is seeded from the operating system; pass one to reproduce a run.

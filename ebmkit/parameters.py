@@ -44,12 +44,12 @@ def parameters(factory: Callable[..., Any]) -> dict[str, Parameter]:
     Raises:
         NameError, TypeError: a type annotation cannot be resolved at run time.
     """
-    is_attrs = inspect.isclass(factory) and attrs.has(factory)
-    attributes = {a.alias: a for a in attrs.fields(factory)} if is_attrs else {}
-    if is_attrs:
-        hints = typing.get_type_hints(factory)
-    else:
-        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+    fields: tuple[attrs.Attribute[Any], ...] = getattr(factory, "__attrs_attrs__", ())
+    attributes = {a.alias: a for a in fields}
+    described: Any = factory
+    if not fields and inspect.isclass(factory):
+        described = factory.__init__
+    hints = typing.get_type_hints(described)
     found = {}
     for name, parameter in inspect.signature(factory).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -142,6 +142,10 @@ def _factory_default(attribute: attrs.Attribute[Any]) -> Any:
     return REQUIRED if factory.takes_self else factory.factory()
 
 
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
+
+
 def _hashable(value: Any) -> bool:
     return getattr(value, "__hash__", None) is not None
 
@@ -191,12 +195,10 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(Path, _path)
     converter.register_structure_hook_func(lambda kind: kind is type(None), _nothing)
     converter.register_structure_hook_func(
-        lambda kind: get_origin(kind) in (Union, types.UnionType), _union
+        lambda kind: _origin(kind) in (Union, types.UnionType), _union
     )
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _literal)
-    converter.register_structure_hook_func(
-        lambda kind: get_origin(kind) in (list, tuple), _sequence
-    )
+    converter.register_structure_hook_func(lambda kind: _origin(kind) is Literal, _literal)
+    converter.register_structure_hook_func(lambda kind: _origin(kind) in (list, tuple), _sequence)
     converter.register_structure_hook_func(_is_mapping, _mapping)
     return converter
 
@@ -239,7 +241,7 @@ def _sequence(value: Any, kind: Any) -> Any:
         converted.append(result)
         complaints += [(f"[{position}]{path}", message) for path, message in found]
     if complaints:
-        raise _Complaints(complaints)
+        raise _ComplaintsError(complaints)
     return origin(converted) if origin else converted
 
 
@@ -249,14 +251,14 @@ def _mapping(value: Any, kind: Any) -> Any:
     return dict(value)
 
 
-class _Complaints(ValueError):
+class _ComplaintsError(ValueError):
     def __init__(self, found: list[tuple[str, str]]) -> None:
         self.found = found
         super().__init__(found)
 
 
 def _complaints(error: Exception) -> list[tuple[str, str]]:
-    if isinstance(error, _Complaints):
+    if isinstance(error, _ComplaintsError):
         return error.found
     if isinstance(error, cattrs.BaseValidationError):
         return [("", message) for message in cattrs.transform_error(error)]

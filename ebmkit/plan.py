@@ -210,7 +210,9 @@ class Planner:
             self.report(path, f"expected a {kind}: a name, a table with `use`, got {value!r}")
             return None
         if not isinstance(value, _PROTOCOL_OF_KIND[kind]):
-            self.report(path, f"{type(value).__name__} object is no {kind}: it lacks {_lacks(kind, value)}")
+            self.report(
+                path, f"{type(value).__name__} object is no {kind}: it lacks {_lacks(kind, value)}"
+            )
             return None
         return value
 

@@ -199,7 +199,7 @@ def _from_attribute(name: str, node: ast.AnnAssign, fields: dict[str, Field]) ->
         factory = said["factory"]
         called = factory.body if isinstance(factory, ast.Lambda) else None
         text = ast.unparse(called) if called else f"{ast.unparse(factory)}()"
-    if (default_call := re.fullmatch(r"(?:attrs\.)?Factory\((?:lambda: )?(.*)\)", text or "")) :
+    if default_call := re.fullmatch(r"(?:attrs\.)?Factory\((?:lambda: )?(.*)\)", text or ""):
         text = default_call[1]
     bounds = _bounds(said["validator"]) if "validator" in said else ""
     fields[name] = Field(name, kind, text, bounds, _doc(said.get("metadata")))

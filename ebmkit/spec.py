@@ -40,7 +40,9 @@ class Training:
     batch_size: int = field(default=256, validator=ge(1), metadata=doc("positives a step"))
     optimizer: Mapping[str, Any] = field(
         factory=lambda: {"use": "adam", "lr": 1e-3},
-        metadata=doc("`use` names a torch.optim class, the other keys are its; lr may be a schedule"),
+        metadata=doc(
+            "`use` names a torch.optim class, the other keys are its; lr may be a schedule"
+        ),
     )
     gradient_clip: float | None = field(
         default=None, validator=optional(gt(0)), metadata=doc("largest norm of the gradient")
@@ -65,7 +67,9 @@ class Training:
         validator=in_(("stop",)),
         metadata=doc("a non-finite loss, gradient or chain stops the run and is reported"),
     )
-    log_every: int = field(default=10, validator=ge(1), metadata=doc("steps between metric records"))
+    log_every: int = field(
+        default=10, validator=ge(1), metadata=doc("steps between metric records")
+    )
     evaluate_every: int | None = field(
         default=None, validator=optional(ge(1)), metadata=doc("steps between evaluations")
     )
@@ -146,9 +150,7 @@ def read_toml(path: Path) -> Spec:
         reason = error.strerror or type(error).__name__
         raise SpecError([Problem("", f"cannot be read: {reason}")], str(path)) from None
     except UnicodeDecodeError as error:
-        raise SpecError(
-            [Problem("", f"not UTF-8 text (byte {error.start})")], str(path)
-        ) from None
+        raise SpecError([Problem("", f"not UTF-8 text (byte {error.start})")], str(path)) from None
 
 
 def parse_toml(text: str, origin: str) -> Spec:

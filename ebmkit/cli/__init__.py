@@ -30,7 +30,9 @@ def _block(context: click.Context, parameter: click.Parameter, value: tuple[str,
         owned = [c for c in found if same(c.distribution, distribution)]
         if not owned or (name and not any(c.name == name for c in owned)):
             owners = ", ".join(sorted({c.distribution for c in found}))
-            raise click.BadParameter(f"{text!r} names no installed plugin (distributions: {owners})")
+            raise click.BadParameter(
+                f"{text!r} names no installed plugin (distributions: {owners})"
+            )
     block(value)
 
 

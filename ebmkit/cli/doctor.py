@@ -12,7 +12,17 @@ from ebmkit.cli._output import table
 from ebmkit.errors import EbmkitError
 from ebmkit.registry import HOME, registry, same
 
-PACKAGES = (HOME, "torch", "numpy", "attrs", "cattrs", "pluggy", "click", "safetensors", "matplotlib")
+PACKAGES = (
+    HOME,
+    "torch",
+    "numpy",
+    "attrs",
+    "cattrs",
+    "pluggy",
+    "click",
+    "safetensors",
+    "matplotlib",
+)
 STRANGER = "ebmkit"
 """A distribution of this name belongs to another project; plugins must require ebmkit-core."""
 

@@ -16,7 +16,10 @@ def command(name: str | None) -> None:
     """Show the recipes, or print one: a pipeline file to copy and change."""
     if name is None:
         found = registry().of_kind("recipe")
-        table(["name", "distribution", "summary"], [[c.name, c.distribution, summary(c)] for c in found])
+        table(
+            ["name", "distribution", "summary"],
+            [[c.name, c.distribution, summary(c)] for c in found],
+        )
         return
     from ebmkit.errors import BrokenPluginError
 

@@ -11,7 +11,9 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--count", type=click.IntRange(min=1), required=True, help="Points to draw.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A .npy file.")
-@click.option("--steps", type=click.IntRange(min=0), help="Steps of each chain; the run's by default.")
+@click.option(
+    "--steps", type=click.IntRange(min=0), help="Steps of each chain; the run's by default."
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the draws; the run's by default.")
 def command(run: Path, count: int, out: Path, steps: int | None, seed: int | None) -> None:
     """Draw points from a run's model by its sampler, and write them as an array (count, *event)."""
@@ -22,8 +24,8 @@ def command(run: Path, count: int, out: Path, steps: int | None, seed: int | Non
     import numpy as np
 
     from ebmkit.checkpoint import write_atomically
-    from ebmkit.composer import stream
     from ebmkit.rundir import load
+    from ebmkit.seeds import stream
 
     pipeline = load(run)
     generator = None if seed is None else stream(seed, "samples", pipeline.device)

@@ -65,8 +65,8 @@ def kl_divergence(log_density: Energy, energy: Energy, data: Tensor) -> Divergen
             raise EvaluationError("the model's energy is not finite everywhere on the grid")
         kl, log_z, mass = _kl(log_p, e, area)
         every_second = torch.arange(0, n, 2, device=e.device)
-        coarse = [t.view(n, n)[every_second][:, every_second].flatten() for t in (log_p, e)]
-        error = abs(kl - _kl(*coarse, area * 4)[0])
+        log_p, e = (t.view(n, n)[every_second][:, every_second].flatten() for t in (log_p, e))
+        error = abs(kl - _kl(log_p, e, area * 4)[0])
         if error <= RESOLVED and abs(mass - 1) <= RESOLVED:
             break
     bounds = torch.stack([centre - half, centre + half], 1).tolist()
@@ -102,7 +102,7 @@ def _grid(centre: Tensor, half: Tensor, n: int) -> tuple[Tensor, float]:
 
 def _apply(function: Energy, points: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([function(chunk) for chunk in points.split(_CHUNK)])
+        return torch.cat([function(chunk) for chunk in torch.split(points, _CHUNK)])
 
 
 def _words(centre: Tensor, half: Tensor) -> str:

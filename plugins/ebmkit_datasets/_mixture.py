@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Numbers held at a time for one block of points: 1 MiB of float64, which stays in a core's cache.
+# Numbers held at a time for one block of points: 1 MiB of float64, which fits a core's cache.
 _BLOCK = 2**17
 # A term this far below the largest adds less than rounding does; exp of numbers farther down is
 # several times slower, because its results are subnormal.
@@ -17,8 +17,15 @@ _NEGLIGIBLE = -100.0
 
 def in_blocks(function: Callable[[Tensor], Tensor], x: Tensor, terms: int) -> Tensor:
     """function(x) (batch,), a block of rows at a time, where one row takes ``terms`` numbers."""
-    rows = max(1, _BLOCK // terms)
-    return torch.cat([function(block) for block in x.split(rows)])
+    blocks = torch.split(x, max(1, _BLOCK // terms))
+    if x.requires_grad:
+        return torch.cat([function(block) for block in blocks])
+    # Small results kept between large temporaries would pin the memory of those: one buffer, made
+    # beforehand, holds all of them.
+    result = torch.empty_like(x[:, 0])
+    for block, place in zip(blocks, torch.split(result, len(blocks[0])), strict=True):
+        place.copy_(function(block))
+    return result
 
 
 def log_sum_exp(terms: Tensor, dim: int) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import attrs
 import torch
@@ -13,7 +15,9 @@ from torch import Tensor
 
 from ebmkit import Batch, DataError, doc
 
-positive = validators.and_(validators.gt(0.0), validators.lt(math.inf))
+Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
+
+positive: Validator = validators.and_(validators.gt(0.0), validators.lt(math.inf))
 
 # Squares of coordinates, over a variance, stay finite in float64 up to here.
 _FARTHEST = 1e140
@@ -54,9 +58,7 @@ class Planar(ABC):
         """``size`` fresh points, or rows of a finite set drawn with replacement."""
         if self.n_samples is None:
             return Batch(self._draw(size, generator, torch.get_default_dtype()))
-        index = torch.randint(
-            self.n_samples, (size,), generator=generator, device=generator.device
-        )
+        index = torch.randint(self.n_samples, (size,), generator=generator, device=generator.device)
         return Batch(self[index.cpu()].to(generator.device))
 
     def log_density(self, x: Tensor) -> Tensor:

@@ -52,5 +52,5 @@ class Checkerboard(Planar):
         on_board = ((place >= 0) & (place < _SIDE)).all(dim=1)
         dark = on_board & (place.sum(1) % 2 == 0)
         level = -math.log(_SIDE * _SIDE / 2 * self._square() ** 2)
-        log_density = torch.where(dark, level, -math.inf)
-        return torch.where(x.isnan().any(dim=1), math.nan, log_density).to(x)
+        log_density = torch.full_like(place[:, 0], level).masked_fill(~dark, -math.inf)
+        return log_density.masked_fill(x.isnan().any(dim=1), math.nan)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ebmkit import doc
 from ebmkit_datasets._mixture import circle, draw_mixture, mixture_log_density
-from ebmkit_datasets._planar import Planar, positive
+from ebmkit_datasets._planar import Planar, Validator, positive
+
+_all_positive: Validator = validators.deep_iterable(positive)
 
 
 @attrs.frozen(kw_only=False)
@@ -34,7 +36,7 @@ class GaussianMixture(Planar):
     )
     weights: list[float] | None = field(
         default=None,
-        validator=validators.optional(validators.deep_iterable(positive)),
+        validator=validators.optional(_all_positive),
         metadata=doc("relative weight of each Gaussian, > 0; none for equal weights"),
     )
 

@@ -32,7 +32,9 @@ class Pinwheel(Planar):
     fast inference (Johnson, Duvenaud, Wiltschko, Datta, Adams, 2016)
     """
 
-    arms: int = field(default=5, validator=validators.ge(1), metadata=doc("number of blades K, ≥ 1"))
+    arms: int = field(
+        default=5, validator=validators.ge(1), metadata=doc("number of blades K, ≥ 1")
+    )
     radial_std: float = field(
         default=0.3, validator=positive, metadata=doc("standard deviation σ_r along a blade, > 0")
     )
@@ -45,7 +47,9 @@ class Pinwheel(Planar):
         metadata=doc("twist τ in radians at the centre; 0 for straight blades"),
     )
     scale: float = field(
-        default=2.0, validator=positive, metadata=doc("distance s of the blades' middle from 0, > 0")
+        default=2.0,
+        validator=positive,
+        metadata=doc("distance s of the blades' middle from 0, > 0"),
     )
 
     def _turned(self, f: Tensor, blade: Tensor, sign: float) -> Tensor:

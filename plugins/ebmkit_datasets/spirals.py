@@ -32,9 +32,7 @@ class Spirals(Planar):
     radius: float = field(
         default=3.0, validator=positive, metadata=doc("distance R of the arms' ends from 0, > 0")
     )
-    turns: float = field(
-        default=1.5, validator=positive, metadata=doc("turns T of each arm, > 0")
-    )
+    turns: float = field(default=1.5, validator=positive, metadata=doc("turns T of each arm, > 0"))
     noise: float = field(
         default=0.1, validator=positive, metadata=doc("standard deviation σ of the noise, > 0")
     )

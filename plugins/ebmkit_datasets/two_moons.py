@@ -14,7 +14,7 @@ from ebmkit_datasets._curve import legendre
 from ebmkit_datasets._mixture import in_blocks, log_sum_exp
 from ebmkit_datasets._planar import Planar, positive
 
-_NODES = 24
+_NODES = 20
 _DEPTH = 34.0
 """The integrand is followed down to exp(−_DEPTH) of its peak, below the rounding of float64."""
 _TINY = 1e-300
@@ -84,7 +84,7 @@ def _nodes(u: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     # From an angle a the integrand has fallen by exp(−_DEPTH) at the angle b with
     # sin²(b/2) = sin²(a/2) + _DEPTH/2κ; sin((b − a)/2) follows without cancellation.
     near = (start / 2).sin().square()
-    rise = _DEPTH * noise**2 / (2 * torch.linalg.vector_norm(u, dim=0))
+    rise = _DEPTH * noise**2 / (2 * torch.hypot(u[0], u[1]))
     rise = torch.minimum(rise, 1 - near)
     far = (near + rise).clamp(max=1.0)
     sines = (far * (1 - near)).sqrt() + (near * (1 - far)).sqrt()

@@ -62,7 +62,9 @@ class MALA:
     target_acceptance: float | None = field(
         default=None,
         validator=optional(and_(gt(0), lt(1))),
-        metadata=doc("acceptance that the step size is adapted to, 0.574 being usual; off if unset"),
+        metadata=doc(
+            "acceptance that the step size is adapted to, 0.574 being usual; off if unset"
+        ),
     )
 
     def init(self, energy: Energy, x: Tensor) -> MALAState:

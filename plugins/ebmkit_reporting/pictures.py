@@ -89,7 +89,9 @@ def draw_training(path: Path) -> Figure | None:
     records: list[dict[str, Any]] = [
         json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
     ]
-    names = [n for n in dict.fromkeys(k for r in records for k in r) if n not in ("step", "seconds")]
+    names = [
+        n for n in dict.fromkeys(k for r in records for k in r) if n not in ("step", "seconds")
+    ]
     if not names:
         return None
     columns = min(3, len(names))

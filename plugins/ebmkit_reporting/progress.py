@@ -9,9 +9,12 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress as Bar,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
 )
 from torch import Tensor
 
@@ -26,7 +29,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._bar: Bar | None = None
-        self._task = None
+        self._task: TaskID | None = None
         self._console = Console(stderr=True)
         self._read_at = 0.0
 

@@ -88,10 +88,8 @@ class Schedule(ABC):
 
 def between(start: float, end: float, weight: float) -> float:
     """start + (end − start)·weight for a weight in [0, 1]: monotone, and never past either end."""
-    span = end - start
-    if math.isinf(span):
-        # Only ends of opposite signs do this; both terms below then move the same way.
+    value = start + (end - start) * weight
+    if math.isinf(end - start):
+        # Only ends of opposite signs do this; both terms here then move the same way.
         value = start * (1 - weight) + end * weight
-    else:
-        value = start + span * weight
     return float(min(max(value, min(start, end)), max(start, end)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Any, Self
+from itertools import pairwise
+from typing import Self
 
 import attrs
 from attrs import field, validators
@@ -22,8 +23,8 @@ class Sequential(Schedule):
     next milestone, that of the last with what is left of the run; one stated for longer than that
     is cut at the milestone. The clocks of the uᵢ do not count.
 
-    Raises ValueError where there is not one milestone fewer than there are schedulers, where it is
-    spread over too few steps to reach the last scheduler, or called while the last length is open.
+    Raises ValueError where there is not one milestone fewer than there are schedulers, where a part
+    needs more steps than it has, or where it is called while the last length is open.
     """
 
     schedulers: list[Scheduler] = field(
@@ -45,29 +46,33 @@ class Sequential(Schedule):
                 f"{len(self.schedulers)} schedulers, got {len(self.milestones)}; add or remove one"
             )
 
+        # Filled here, so that a part that needs more steps than it has is refused before any step.
+        ends = pairwise([0, *self.milestones])
+        filled = [
+            spread(u, end - start) for u, (start, end) in zip(self.schedulers, ends, strict=False)
+        ]
+        object.__setattr__(self, "schedulers", [*filled, self.schedulers[-1]])
+
     @property
     def length(self) -> int | None:
         inner = length_of(self.schedulers[-1])
-        return None if inner is None else self._starts[-1] + inner
+        return None if inner is None else self._last_start + inner
 
     @property
-    def _starts(self) -> list[int]:
-        return [0, *self.milestones]
+    def _last_start(self) -> int:
+        return self.milestones[-1] if self.milestones else 0
 
     def _over(self, n_steps: int) -> Self:
-        rest = n_steps - self._starts[-1]
+        rest = n_steps - self._last_start
         if rest < 1:
             raise ValueError(
-                f"Sequential: its last scheduler begins at step {self._starts[-1]} and is never "
+                f"Sequential: its last scheduler begins at step {self._last_start} and is never "
                 f"reached in {n_steps} steps; lower the last milestone, or run for more steps"
             )
-        last: Any = spread(self.schedulers[-1], rest)
+        last = spread(self.schedulers[-1], rest)
         return attrs.evolve(self, schedulers=[*self.schedulers[:-1], last])
 
     def _value(self, step: int) -> float:
         index = bisect_right(self.milestones, step)
-        start = self._starts[index]
-        part = self.schedulers[index]
-        if index < len(self.milestones):
-            part = spread(part, self.milestones[index] - start)
-        return float(part(step - start))
+        start = self.milestones[index - 1] if index else 0
+        return float(self.schedulers[index](step - start))

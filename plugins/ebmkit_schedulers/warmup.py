@@ -46,8 +46,8 @@ class Warmup(Schedule):
         rest = n_steps - self.n_steps
         if rest < 1:
             raise ValueError(
-                f"Warmup: a rise of n_steps = {self.n_steps} leaves no step of {n_steps} for its "
-                f"scheduler; state n_steps ≤ {n_steps - 1}, or run for more steps"
+                f"Warmup: a rise of n_steps = {self.n_steps} leaves none of {n_steps} steps to its "
+                "scheduler; shorten the rise, or give the schedule more steps"
             )
         return attrs.evolve(self, scheduler=spread(self.scheduler, rest))
 

@@ -1,0 +1,120 @@
+"""Whether parts that are each right are right together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ebmkit import clocks
+from ebmkit.errors import Problem
+from ebmkit.plan import Call, Planner, Shared
+from ebmkit.spec import Spec, Training
+
+
+def cycles(spec: Spec, plans: Mapping[str, Any]) -> list[Problem]:
+    """The first circle in which parts refer to each other, if there is one."""
+
+    def circle(kind: str, above: tuple[str, ...]) -> tuple[str, ...]:
+        for other in _references(plans.get(kind)):
+            if other in above:
+                return (*above[above.index(other) :], other)
+            if found := circle(other, (*above, other)):
+                return found
+        return ()
+
+    for kind in plans:
+        if found := circle(kind, (kind,)):
+            way = " -> ".join(found)
+            return [spec.problem(kind, f"the parts refer to each other in a circle: {way}")]
+    return []
+
+
+def with_steps(planner: Planner, training: Training, dataset: Any, default: int) -> Training:
+    """The training with its number of steps, told from epochs where those are given."""
+    rows = getattr(dataset, "n_samples", None) if dataset is not None else None
+    if training.steps is not None and training.epochs is not None:
+        planner.report("training.epochs", "state steps or epochs, not both")
+    elif training.epochs is not None and dataset is not None and rows is None:
+        planner.report(
+            "training.epochs",
+            "the dataset is endless and has no epochs; state training.steps, or dataset.n_samples "
+            "for a finite set",
+        )
+    if rows is not None and rows < training.batch_size:
+        planner.report(
+            "training.batch_size",
+            f"{training.batch_size} is more than the dataset's {rows} rows; state at most {rows}",
+        )
+    if training.epochs is not None and rows is not None:
+        steps = training.epochs * max(rows // training.batch_size, 1)
+        return attrs.evolve(training, steps=training.steps or steps)
+    return attrs.evolve(training, steps=training.steps or default)
+
+
+def same_states(planner: Planner, dataset: Any, sampler: Any) -> None:
+    """A sampler moves the kind of states that the data have."""
+    if dataset is None or sampler is None:
+        return
+    words = {True: "discrete", False: "continuous"}
+    data, moved = (words[bool(getattr(part, "discrete", False))] for part in (dataset, sampler))
+    if data != moved:
+        planner.report(
+            "sampler",
+            f"it moves {moved} states and the data are {data}; choose a sampler for {data} states",
+        )
+
+
+def same_event_shape(planner: Planner, model: Any, event_shape: tuple[int, ...] | None) -> None:
+    """A model that states its event shape states the data's."""
+    if event_shape is None or not isinstance(model, Call) or "event_shape" not in model.arguments:
+        return
+    said = tuple(model.arguments["event_shape"] or ())
+    if said != event_shape:
+        planner.report(
+            "model.event_shape",
+            f"the model is for events of shape {said}, the data have {event_shape}; leave "
+            "event_shape out to take it from the data",
+        )
+
+
+def buffer_holds_negatives(planner: Planner, loss: Any, training: Training) -> None:
+    """A replay buffer has a slot for each negative of a step."""
+    slots = getattr(loss, "buffer_size", None)
+    used = getattr(loss, "n_negatives", None) or training.batch_size
+    if isinstance(slots, int) and slots < used:
+        planner.report(
+            "loss.buffer_size",
+            f"{slots} slots cannot give {used} distinct chains a step; state at least {used}",
+        )
+
+
+def schedules(planner: Planner, sampler: Any, loss: Any, training: Training) -> list[str]:
+    """Schedules of samplers are within bounds and not cut; notices of those that end early."""
+    k_steps = getattr(loss, "k_steps", None)
+    chains = getattr(loss, "sampler", None)
+    places = [("sampler", sampler)]
+    if chains is not None and chains is not sampler:
+        places.append(("loss.sampler", chains))
+    notices = []
+    for place, part in places:
+        runs = k_steps if part is chains else None
+        for name, schedule, complaint in clocks.schedules(part, runs, training.steps):
+            path = f"{place}.{name}"
+            if complaint:
+                planner.report(path, complaint)
+            length = clocks.length_of(schedule) or 0
+            if clocks.clock_of(schedule) == "training" and length > (training.steps or 0):
+                notices.append(
+                    f"{path}: stated for {length} training steps, the run ends after {training.steps}"
+                )
+    return notices
+
+
+def _references(plan: Any) -> list[str]:
+    if isinstance(plan, Shared):
+        return [plan.kind]
+    if isinstance(plan, Call):
+        plan = list(plan.arguments.values())
+    return [kind for item in plan for kind in _references(item)] if isinstance(plan, list) else []

@@ -1,0 +1,154 @@
+"""What moves while a model is trained: weights, their average, optimizer, data order, loss state."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ebmkit.data import Feed
+from ebmkit.errors import DataError, DivergenceError, UserError
+from ebmkit.fields import is_scheduled
+from ebmkit.objective import Objective
+from ebmkit.optimizers import OptimizerPlan
+from ebmkit.protocols import Batch, Metrics, Model, Scheduler
+from ebmkit.spec import Training
+
+
+class Trainer:
+    """Takes training steps: draw, compute, backward, update."""
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        objective: Objective,
+        feed: Feed,
+        training: Training,
+        optimizer: OptimizerPlan,
+        lr_schedule: Scheduler | None,
+    ) -> None:
+        self.model = model
+        self.module = model if isinstance(model, nn.Module) else None
+        self.objective = objective
+        self.feed = feed
+        self.training = training
+        self.lr_schedule = lr_schedule
+        weights = self.module.parameters() if self.module is not None else ()
+        self.parameters = [p for p in weights if p.requires_grad]
+        self.optimizer = optimizer.build(self.parameters) if self.parameters else None
+        self.averaged: nn.Module | None = None
+        if training.ema_decay is not None and self.module is not None:
+            self.averaged = copy.deepcopy(self.module).requires_grad_(False)
+
+    @property
+    def done(self) -> int:
+        """Training steps done."""
+        return self.objective.step
+
+    def step(self) -> Metrics:
+        """One training step.
+
+        Raises:
+            UserError: the model has no parameters to train.
+            DataError: the batch is not finite.
+            DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
+        """
+        if self.optimizer is None or self.module is None:
+            raise UserError("model: it has no parameters to train; choose a model that has some")
+        step = self.done
+        batch = self._batch(step)
+        if self.lr_schedule is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr_schedule(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        if not self.module.training:
+            self.module.train()
+        with self._autocast(batch.x.device):
+            output = self.objective(batch)
+        torch.autograd.backward(output.loss)
+        metrics = {"loss": output.loss.detach(), **output.metrics}
+        limit = self.training.gradient_clip
+        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
+        metrics["gradient_norm"] = norm
+        if not torch.isfinite(norm):
+            raise DivergenceError(
+                f"the gradient's norm is {norm.item()} at step {step}; a smaller learning rate, or "
+                "more regularisation of the energy, keeps it finite",
+                step=step,
+            )
+        self.optimizer.step()
+        self._average(step)
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step needs."""
+        return {
+            "step": self.done,
+            "weights": {name: module.state_dict() for name, module in self._modules()},
+            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
+            "loss": self.objective.state,
+            "generators": {name: g.get_state() for name, g in self._generators()},
+            "order": {"rows": self.feed.order, "position": self.feed.position},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` returned.
+
+        Raises:
+            KeyError, RuntimeError: the state is of other parts.
+        """
+        for name, module in self._modules():
+            module.load_state_dict(state["weights"][name])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.objective.step = state["step"]
+        self.objective.state = state["loss"]
+        for name, generator in self._generators():
+            generator.set_state(state["generators"][name].cpu())
+        order = state["order"]["rows"]
+        self.feed.order = None if order is None else order.cpu()
+        self.feed.position = state["order"]["position"]
+
+    def _modules(self) -> list[tuple[str, nn.Module]]:
+        named = (("trained", self.module), ("averaged", self.averaged))
+        return [(name, module) for name, module in named if module is not None]
+
+    def _generators(self) -> list[tuple[str, torch.Generator]]:
+        named = (("loss", self.objective.generator), ("data", self.feed.generator))
+        return [(name, generator) for name, generator in named if generator is not None]
+
+    def _batch(self, step: int) -> Batch:
+        batch = self.feed.draw()
+        finite = torch.isfinite(batch.x)
+        if not finite.all():
+            bad = int((~finite.flatten(1).all(1)).sum())
+            raise DataError(
+                f"dataset {type(self.feed.dataset).__name__}: {bad} of {len(batch.x)} points of the "
+                f"batch at step {step} are not finite; mend the data"
+            )
+        noise = self.training.data_noise
+        scale: Any = noise(step) if is_scheduled(noise) else noise
+        return self.feed.noisy(batch, scale) if scale else batch
+
+    def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+        if self.training.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        if self.averaged is None or self.module is None or self.training.ema_decay is None:
+            return
+        # A young average leans on the present weights, not on those it began with.
+        weight = max(1 - self.training.ema_decay, 9 / (step + 10))
+        ours: list[Tensor] = list(self.averaged.parameters())
+        theirs: list[Tensor] = list(self.module.parameters())
+        torch._foreach_lerp_(ours, theirs, weight)
+        for mine, other in zip(self.averaged.buffers(), self.module.buffers(), strict=True):
+            mine.copy_(other)

@@ -1,0 +1,110 @@
+"""What every labelled or unlabelled table of events has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import NamedTuple
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from ebmkit import Batch, DataError, doc
+
+
+class Table(NamedTuple):
+    """All rows of a source, in its order, on the CPU."""
+
+    events: Tensor
+    """(rows, *event), in the dtype that the source keeps them in"""
+    labels: Tensor | None
+    """(rows,) int64, or None"""
+    columns: list[str] | None = None
+    """What to call each entry of a one-dimensional event in a message."""
+
+
+@attrs.frozen(kw_only=False)
+class Rows(ABC):
+    """Rows that training draws with replacement, and rows kept apart from it; abstract."""
+
+    held_out: float = field(
+        default=0.0,
+        kw_only=True,
+        validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
+        metadata=doc("fraction of the rows kept apart for evaluation, in [0, 1)"),
+    )
+    seed: int = field(
+        default=0,
+        kw_only=True,
+        validator=validators.and_(validators.ge(0), validators.lt(2**63)),
+        metadata=doc("seed of the choice of held-out rows, ≥ 0"),
+    )
+
+    @property
+    @abstractmethod
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one event."""
+
+    @property
+    @abstractmethod
+    def n_classes(self) -> int | None:
+        """Number of classes; None where the rows have no labels."""
+
+    @abstractmethod
+    def _read(self) -> Table:
+        """The rows; DataError where they cannot be had."""
+
+    @abstractmethod
+    def _rescaled(self, events: Tensor) -> Tensor:
+        """Float64 events (batch, *event) as they are served."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of training rows."""
+        return len(self._split[0])
+
+    @property
+    def held_out_batch(self) -> Batch | None:
+        """The rows kept apart for evaluation, on the CPU; None where ``held_out`` is 0."""
+        return Batch(*self._take(self._split[1])) if self.held_out else None
+
+    def draw(self, size: int, *, generator: torch.Generator) -> Batch:
+        """``size`` training rows drawn with replacement, on the generator's device."""
+        index = torch.randint(self.n_samples, (size,), generator=generator, device=generator.device)
+        x, labels = self._take(self._split[0][index.cpu()])
+        device = generator.device
+        return Batch(x.to(device), None if labels is None else labels.to(device))
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor | Batch:
+        """Training rows in torch's default dtype; a Batch where they have labels."""
+        x, labels = self._take(self._split[0][index])
+        return x if labels is None else Batch(x, labels)
+
+    @cached_property
+    def _table(self) -> Table:
+        return self._read()
+
+    @cached_property
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Indices of the training rows and of the held-out rows, each in the source's order."""
+        n_rows = len(self._table.events)
+        n_held = max(1, round(self.held_out * n_rows)) if self.held_out else 0
+        if n_held == n_rows:
+            raise DataError(
+                f"{type(self).__name__}: held_out = {self.held_out} of {n_rows} rows leaves none "
+                f"to train on; lower held_out or add rows"
+            )
+        order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(self.seed))
+        return order[n_held:].sort().values, order[:n_held].sort().values
+
+    def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        events, labels, _ = self._table
+        x = events[index].to(torch.float64)
+        single = index.ndim == 0
+        x = self._rescaled(x[None])[0] if single else self._rescaled(x)
+        return x.to(torch.get_default_dtype()), None if labels is None else labels[index]

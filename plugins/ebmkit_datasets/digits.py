@@ -1,0 +1,64 @@
+"""Handwritten digits of 8×8 pixels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor
+
+from ebmkit import DataError, doc
+from ebmkit_datasets._rows import Rows, Table
+
+
+@attrs.frozen(kw_only=False)
+class Digits(Rows):
+    """The 1,797 handwritten digits of 8×8 pixels that come with scikit-learn, with their labels.
+
+    x = g/8 − 1 ("symmetric", in [−1, 1]) or x = g/16 ("unit", in [0, 1]),  g ∈ {0, …, 16}
+
+    x (batch, 1, 8, 8); the condition is the digit 0 … 9, (batch,) int64.
+
+    Raises DataError where scikit-learn is not installed.
+
+    Source: Optical recognition of handwritten digits (Alpaydin, Kaynak, 1998)
+    """
+
+    scale: Literal["symmetric", "unit"] = field(
+        default="symmetric",
+        validator=validators.in_(("symmetric", "unit")),
+        metadata=doc('range of the pixels: "symmetric" for [−1, 1], "unit" for [0, 1]'),
+    )
+    held_out: float = field(
+        default=0.1,
+        kw_only=True,
+        validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
+        metadata=doc("fraction of the digits kept apart for evaluation, in [0, 1)"),
+    )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one digit, (1, 8, 8)."""
+        return (1, 8, 8)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes, 10."""
+        return 10
+
+    def _read(self) -> Table:
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise DataError(
+                "digits: expected scikit-learn, which brings the digits, but it cannot be imported "
+                f'({error}); run pip install "ebmkit-core[sklearn]"'
+            ) from error
+        bunch = load_digits()
+        pixels = torch.from_numpy(bunch.images).to(torch.uint8)
+        return Table(pixels[:, None], torch.from_numpy(bunch.target).to(torch.int64))
+
+    def _rescaled(self, events: Tensor) -> Tensor:
+        return events / 8 - 1 if self.scale == "symmetric" else events / 16

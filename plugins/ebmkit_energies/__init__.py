@@ -1,0 +1,1 @@
+"""Energies: a multilayer perceptron, Gaussians, and test functions of any dimension."""

@@ -1,0 +1,160 @@
+"""A multilayer perceptron."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import attrs
+import torch
+from attrs import field, validators
+from torch import Tensor, nn
+
+from ebmkit import doc, generator_or_new
+from ebmkit_energies._events import as_shape, flattened, positive, sizes, whole
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+    "gelu": nn.GELU,
+    "selu": nn.SELU,
+    "elu": nn.ELU,
+    "relu": nn.ReLU,
+}
+
+
+# nn.Module looks after attributes, identity and repr itself, so attrs writes the constructor alone.
+@attrs.define(slots=False, eq=False, repr=False, on_setattr=attrs.setters.NO_OP)
+class MLP(nn.Module):
+    """A multilayer perceptron, with an output bound, a Gaussian base and labels if wanted.
+
+    E(x) = B tanh(f(c x)) + ‖x‖² / (2 s²),  f = linear ∘ activation ∘ … ∘ linear
+
+    x (batch, *event), flattened; B ``output_bound`` (without it the network's output is taken as it
+    is), c ``input_scale``, s ``base_scale`` (without it there is no second term). A bound and a base
+    together make exp(−E) normalisable; a bound alone never does on unbounded data. With
+    ``conditional`` the label's one-hot vector is appended to c x. Weights and biases of a layer
+    start uniform in ±1/√(numbers it takes in).
+
+    Raises ValueError where points have other events than ``event_shape``, where labels are missing,
+    wrong or not asked for, and where ``conditional`` comes without ``n_classes``.
+    """
+
+    event_shape: tuple[int, ...] = field(
+        converter=as_shape, validator=sizes, metadata=doc("shape of one point; the data's")
+    )
+    hidden: list[int] = field(
+        factory=lambda: [128, 128],
+        validator=[validators.min_len(1), sizes],
+        metadata=doc("width of each hidden layer, ≥ 1, at least one layer"),
+    )
+    activation: Literal["silu", "softplus", "tanh", "gelu", "selu", "elu", "relu"] = field(
+        default="silu",
+        validator=validators.in_(tuple(_ACTIVATIONS)),
+        metadata=doc("function between layers; with relu the score is constant in pieces"),
+    )
+    output_bound: float | None = field(
+        default=None,
+        validator=validators.optional(positive),
+        metadata=doc("bound B of the network's part of the energy, > 0; 1 is tanh; none for none"),
+    )
+    base_scale: float | None = field(
+        default=None,
+        validator=validators.optional(positive),
+        metadata=doc("standard deviation s of the Gaussian base, units of x, > 0; none for none"),
+    )
+    input_scale: float = field(
+        default=1.0,
+        validator=positive,
+        metadata=doc("factor c on x before the first layer, > 0; 1 / the data's spread suits"),
+    )
+    conditional: bool = field(
+        default=False,
+        validator=validators.instance_of(bool),
+        metadata=doc("whether the energy depends on a label"),
+    )
+    n_classes: int | None = field(
+        default=None,
+        validator=validators.optional(validators.and_(whole, validators.ge(1))),
+        metadata=doc("number of labels, ≥ 1, read where conditional; the data's"),
+    )
+    generator: torch.Generator | None = field(
+        default=None,
+        validator=validators.optional(validators.instance_of(torch.Generator)),
+        metadata=doc("source of the first weights; not kept"),
+    )
+    layers: nn.Sequential = field(init=False)
+
+    def __attrs_pre_init__(self) -> None:
+        super().__init__()
+
+    def __attrs_post_init__(self) -> None:
+        # A generator can be neither copied nor pickled, and has done its work after `draw`.
+        generator, self.generator = generator_or_new(self.generator), None
+        labels = self.n_classes if self.conditional else 0
+        if labels is None:
+            raise ValueError(
+                "conditional: needs n_classes, the number of labels; choose labelled data, state "
+                "n_classes, or conditional = false"
+            )
+        widths = [math.prod(self.event_shape) + labels, *self.hidden]
+        modules: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            modules += [_undrawn(before, after), _ACTIVATIONS[self.activation]()]
+        self.layers = nn.Sequential(*modules, _undrawn(widths[-1], 1))
+        self.draw(generator=generator)
+
+    def draw(self, *, generator: torch.Generator) -> None:
+        """Draw all weights and biases anew; the numbers depend on the generator alone."""
+        with torch.no_grad():
+            for layer in self.layers:
+                if isinstance(layer, nn.Linear):
+                    bound = 1 / math.sqrt(layer.in_features)
+                    for parameter in (layer.weight, layer.bias):
+                        drawn = torch.empty_like(parameter, device=generator.device)
+                        parameter.copy_(drawn.uniform_(-bound, bound, generator=generator))
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Energies (batch,) of points (batch, *event), given labels (batch,) where conditional.
+
+        Raises:
+            ValueError: wrong shape or dtype of the points, or labels missing, wrong or unasked for.
+        """
+        rows = flattened(x, self.event_shape, self)
+        inputs = rows if self.input_scale == 1 else rows * self.input_scale
+        if self.conditional:
+            inputs = torch.cat([inputs, self._one_hot(condition, rows)], 1)
+        elif condition is not None:
+            raise ValueError("MLP: got a condition and is not conditional; set conditional = true")
+        energies: Tensor = self.layers(inputs).squeeze(1)
+        if self.output_bound is not None:
+            energies = energies.tanh() * self.output_bound
+        if self.base_scale is not None:
+            energies = energies.add((rows * rows).sum(1), alpha=0.5 / self.base_scale**2)
+        return energies
+
+    def _one_hot(self, condition: Tensor | None, rows: Tensor) -> Tensor:
+        """Labels (batch,) as rows (batch, n_classes) of the dtype of ``rows``."""
+        assert self.n_classes is not None
+        wanted = f"MLP: expected labels of shape ({len(rows)},) in 0 … {self.n_classes - 1}"
+        if condition is None:
+            raise ValueError(f"{wanted} as condition, for it is conditional; got none")
+        whole_numbers = not (
+            condition.is_floating_point() or condition.is_complex() or condition.dtype == torch.bool
+        )
+        if condition.shape != rows.shape[:1] or not whole_numbers:
+            raise ValueError(f"{wanted}, got shape {tuple(condition.shape)} of {condition.dtype}")
+        # A compiled region cannot branch on values; chains and losses check them outside it.
+        if len(condition) and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in condition.aminmax())
+            if low < 0 or high >= self.n_classes:
+                raise ValueError(f"{wanted}, got labels from {low} to {high}")
+        return nn.functional.one_hot(condition.long(), self.n_classes).to(rows.dtype)
+
+
+def _undrawn(before: int, after: int) -> nn.Linear:
+    # nn.Linear fills its weights from torch's global generator; on meta there is nothing to fill.
+    layer = nn.Linear(before, after, device="meta")
+    return layer.to_empty(device=torch.get_default_device())

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from ebmkit.fields import scheduled as scheduled
     from ebmkit.hooks import Run as Run
     from ebmkit.hooks import hookimpl as hookimpl
-    from ebmkit.objective import LossOutput as LossOutput
-    from ebmkit.objective import Objective as Objective
-    from ebmkit.objective import bind as bind
-    from ebmkit.objective import objective as objective
+    from ebmkit.objectives import LossOutput as LossOutput
+    from ebmkit.objectives import Objective as Objective
+    from ebmkit.objectives import bind as bind
+    from ebmkit.objectives import objective as objective
     from ebmkit.pipeline import Pipeline as Pipeline
     from ebmkit.protocols import Batch as Batch
     from ebmkit.protocols import Dataset as Dataset
@@ -66,7 +66,7 @@ _HOME = {
     ),
     "ebmkit.fields": ("doc", "generator_or_new", "is_scheduled", "scheduled"),
     "ebmkit.hooks": ("Run", "hookimpl"),
-    "ebmkit.objective": ("LossOutput", "Objective", "bind", "objective"),
+    "ebmkit.objectives": ("LossOutput", "Objective", "bind", "objective"),
     "ebmkit.pipeline": ("Pipeline",),
     "ebmkit.protocols": (
         "Batch",

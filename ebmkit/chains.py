@@ -11,7 +11,7 @@ from torch import Tensor
 from ebmkit.clocks import values_at
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
-from ebmkit.objective import evaluating
+from ebmkit.objectives import evaluating
 from ebmkit.protocols import Energy, Metrics, Model, Sampler, State
 
 

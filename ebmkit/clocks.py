@@ -65,7 +65,7 @@ def schedules(
         total = k_steps if clock_of(schedule) == "chain" else training_steps
         complaint = cut_complaint(schedule, k_steps) if k_steps else ""
         if not complaint and total:
-            complaint = _value_complaint(sampler, name, spread(schedule, total), total)
+            complaint = _value_complaint(sampler, name, schedule, total)
         found.append((name, schedule, complaint))
     return found
 
@@ -97,9 +97,13 @@ def _value_complaint(sampler: object, name: str, schedule: Scheduler, total: int
     attribute = next(
         (a for a in getattr(type(sampler), "__attrs_attrs__", ()) if a.name == name), None
     )
+    try:
+        whole = spread(schedule, total)
+    except ValueError as error:
+        return str(error)
     for step in sorted({0, total // 2, total - 1}):
         try:
-            value = schedule(step)
+            value = whole(step)
             if attribute is not None and attribute.validator is not None:
                 attribute.validator(sampler, attribute, value)
         except (ValueError, TypeError) as error:

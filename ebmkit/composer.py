@@ -13,7 +13,7 @@ from ebmkit import checks, clocks, optimizers
 from ebmkit.build import Builder
 from ebmkit.data import Points
 from ebmkit.errors import DeviceError, Problem, SpecError, UnknownPartError, UserError
-from ebmkit.objective import probe
+from ebmkit.objectives import probe
 from ebmkit.pipeline import Pipeline
 from ebmkit.plan import Call, Planner
 from ebmkit.protocols import Dataset
@@ -177,6 +177,12 @@ class _Composer:
         if not list(_trainable(model)):
             self.notices.append("the model has no parameters to train; fit will refuse")
         lr = optimizers.schedule_of(optimizer, builder.build)
+        try:
+            lr = None if lr is None else clocks.spread(lr, training.steps)
+        except ValueError as error:
+            planner.report("training.optimizer.lr", str(error))
+        self._report(builder)
+        self._raise()
         return Pipeline(
             model=model,
             sampler=sampler if sampler is not None else getattr(loss, "sampler", None),
@@ -185,7 +191,7 @@ class _Composer:
             training=training,
             evaluation=evaluation,
             optimizer=optimizer,
-            lr_schedule=None if lr is None else clocks.spread(lr, training.steps),
+            lr_schedule=lr,
             device=device,
             tables=self._resolved(plans, sections, optimizer),
             notices=tuple(self.notices),

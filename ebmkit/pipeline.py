@@ -14,7 +14,7 @@ from ebmkit.chains import run_chain
 from ebmkit.data import Feed, take
 from ebmkit.errors import UserError
 from ebmkit.hooks import Hooks, Run
-from ebmkit.objective import Objective, bind, conditional, evaluating
+from ebmkit.objectives import Objective, bind, conditional, evaluating
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Dataset, Loss, Metrics, Model, Sampler, Scheduler
 from ebmkit.seeds import stream

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ebmkit.data import Feed
 from ebmkit.errors import DataError, DivergenceError, UserError
 from ebmkit.fields import is_scheduled
-from ebmkit.objective import Objective
+from ebmkit.objectives import Objective
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Metrics, Model, Scheduler
 from ebmkit.spec import Training

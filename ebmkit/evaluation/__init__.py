@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ebmkit.errors import EvaluationError
 from ebmkit.evaluation.quadrature import kl_divergence
 from ebmkit.evaluation.two_sample import auroc, mmd2
-from ebmkit.objective import bind
+from ebmkit.objectives import bind
 from ebmkit.protocols import Batch
 
 if TYPE_CHECKING:

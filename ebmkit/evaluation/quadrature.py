@@ -11,8 +11,9 @@ from torch import Tensor
 from ebmkit.errors import EvaluationError
 from ebmkit.protocols import Energy
 
-OUTSIDE = 1e-4
-"""Mass of the model outside the grid, relative to that inside, up to which the grid is accepted."""
+OUTSIDE, DATA_OUTSIDE = 1e-5, 1e-8
+"""Mass of the model, and of the data, around the grid relative to that inside it, up to which the
+grid is accepted."""
 RESOLVED = 1e-3
 """Change in nats on halving the grid's spacing below which the grid is fine enough."""
 _CHUNK = 65_536
@@ -49,7 +50,8 @@ def kl_divergence(log_density: Energy, energy: Energy, data: Tensor) -> Divergen
     centre, half = (low + high) / 2, (high - low).clamp(min=1e-3) / 2 * 1.4
     for _ in range(12):
         outside = _outside(energy, centre, half)
-        if outside <= OUTSIDE:
+        of_data = _outside(lambda x: -log_density(x), centre, half)
+        if outside <= OUTSIDE and of_data <= DATA_OUTSIDE:
             break
         half = half * 1.4
     else:

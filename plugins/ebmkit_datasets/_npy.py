@@ -66,16 +66,16 @@ def _load(
 ) -> tuple[str, AnyArray, AnyArray | None]:
     """What to call the array of events in a message, that array, and an array of labels if any."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if key is not None or isinstance(label, str):
-                option = "key" if key is not None else "label"
-                raise DataError(
-                    f"{path}: {option} names an array of an npz file, and this file holds a single "
-                    f"array; leave {option} out or give a position as the label"
-                )
-            return path, loaded, None
-        with loaded:
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                if key is not None or isinstance(label, str):
+                    option = "key" if key is not None else "label"
+                    raise DataError(
+                        f"{path}: {option} names an array of an npz file, and this file holds a "
+                        f"single array; leave {option} out, or give a position as the label"
+                    )
+                return path, loaded, None
             name = key if key is not None else _only(path, loaded, label)
             labels = _member(path, loaded, label) if isinstance(label, str) else None
             return f"{path}[{name!r}]", _member(path, loaded, name), labels
@@ -126,7 +126,7 @@ def _check_size(where: str, events: AnyArray, titles: list[str] | None, largest:
     rows = max(1, _BLOCK // events[0].size)
     for start in range(0, len(events), rows):
         block = events[start : start + rows]
-        bad = ~(np.abs(block) <= largest)
+        bad = ~(np.abs(block) <= np.float64(largest))
         if bad.any():
             row, *entry = (int(place) for place in np.argwhere(bad)[0])
             column = f"entry {tuple(entry)}" if titles is None else titles[entry[0]]

@@ -87,7 +87,12 @@ class Rows(ABC):
 
     @cached_property
     def _table(self) -> Table:
-        return self._read()
+        try:
+            return self._read()
+        except DataError as error:
+            # attrs fills a cached property while an AttributeError is being handled, which is no
+            # part of what went wrong.
+            raise error from error.__cause__
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
@@ -98,7 +103,7 @@ class Rows(ABC):
             raise DataError(
                 f"{type(self).__name__}: held_out = {self.held_out} of {n_rows} rows leaves none "
                 f"to train on; lower held_out or add rows"
-            )
+            ) from None
         order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(self.seed))
         return order[n_held:].sort().values, order[:n_held].sort().values
 

@@ -116,5 +116,5 @@ class Array(Rows):
                 f"{self.path}: {column} is constant, at {events[self._split[0][0]][entry]}, in the "
                 f"{self.n_samples} training rows and has no standard deviation to divide by; leave "
                 f"it out with columns, or set standardise = false"
-            )
+            ) from None
         return torch.as_tensor(mean), std

@@ -146,7 +146,7 @@ class MLP(nn.Module):
         )
         if condition.shape != rows.shape[:1] or not whole_numbers:
             raise ValueError(f"{wanted}, got shape {tuple(condition.shape)} of {condition.dtype}")
-        # A compiled region cannot branch on values; chains and losses check them outside it.
+        # A compiled region cannot branch on values: there the labels go unchecked.
         if len(condition) and not torch.compiler.is_compiling():
             low, high = (int(end) for end in condition.aminmax())
             if low < 0 or high >= self.n_classes:

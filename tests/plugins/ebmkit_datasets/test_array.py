@@ -1,0 +1,183 @@
+"""Events from files: what is read, how it is split and scaled."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from ebmkit_datasets.array import Array
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch.utils.data import DataLoader
+
+from ebmkit import Batch, DataError, Dataset
+
+round_trip = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    # Every example overwrites the one file.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+in_float32 = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@round_trip
+@given(
+    values=arrays.arrays(
+        st.sampled_from([np.float32, np.dtype(">f4"), np.float16, np.uint8, np.int32, np.bool_]),
+        arrays.array_shapes(min_dims=2, max_dims=4, max_side=4),
+        elements={"allow_nan": False, "allow_infinity": False},
+    )
+)
+def test_npy_and_npz_give_back_what_was_saved(tmp_path: Path, values: np.ndarray) -> None:
+    npy, npz = tmp_path / "a.npy", tmp_path / "a.npz"
+    np.save(npy, values)
+    np.savez_compressed(npz, images=values, other=values[:1])
+    expected = torch.from_numpy(values.astype(np.float64)).float()
+    for dataset in (Array(str(npy)), Array(str(npz), key="images")):
+        assert dataset.event_shape == values.shape[1:]
+        assert torch.equal(dataset[:], expected)
+        assert dataset[:].dtype == torch.float32
+
+
+@round_trip
+@given(
+    values=arrays.arrays(
+        np.float64, arrays.array_shapes(min_dims=2, max_dims=2, max_side=5), elements=in_float32
+    ),
+    header=st.booleans(),
+    data=st.data(),
+)
+def test_csv_gives_back_what_was_written(
+    tmp_path: Path, values: np.ndarray, header: bool, data: st.DataObject
+) -> None:
+    path, width = tmp_path / "a.csv", values.shape[1]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        if header:
+            writer.writerow([f"x{i}" for i in range(width)])
+        writer.writerows(values.tolist())
+    order = data.draw(st.permutations(range(width)))[: data.draw(st.integers(1, width))]
+    assert torch.equal(Array(str(path))[:], torch.from_numpy(values).float())
+    chosen = Array(str(path), columns=[f"x{i}" for i in order] if header else order)
+    assert chosen.event_shape == (len(order),)
+    assert torch.equal(chosen[:], torch.from_numpy(values[:, order]).float())
+
+
+@round_trip
+@given(n_rows=st.integers(2, 60), held_out=st.floats(0.0, 0.9), seed=st.integers(0, 2**63 - 1))
+def test_split_is_a_partition(tmp_path: Path, n_rows: int, held_out: float, seed: int) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(n_rows)[:, None])
+    dataset = Array(str(path), held_out=held_out, seed=seed)
+    if round(held_out * n_rows) == n_rows:
+        with pytest.raises(DataError, match="leaves none to train on"):
+            len(dataset)
+        return
+    kept = dataset.held_out_batch
+    apart = [] if kept is None else kept.x.flatten().tolist()
+    train = dataset[:].flatten().tolist()
+    assert (kept is None) == (held_out == 0)
+    assert len(apart) == (max(1, round(held_out * n_rows)) if held_out else 0)
+    assert (train, apart) == (sorted(train), sorted(apart))
+    assert sorted(train + apart) == list(range(n_rows))
+    assert set(dataset.draw(100, generator=generator()).x.flatten().tolist()) <= set(train)
+    assert dataset.n_samples == len(train) == len(dataset)
+
+
+def test_labels_of_a_csv(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffa, kind ,b\n1,0,2\n3,2.0,4\n5,1,6\n\n\n", encoding="utf-8")
+    dataset = Array(str(path), label="kind")
+    assert isinstance(dataset, Dataset)
+    assert (dataset.event_shape, dataset.n_classes, dataset.n_samples) == ((2,), 3, 3)
+    assert torch.equal(dataset[:].x, torch.tensor([[1.0, 2], [3, 4], [5, 6]]))
+    assert torch.equal(dataset[:].condition, torch.tensor([0, 2, 1]))
+    assert torch.equal(Array(str(path), label=1, columns=[2])[:].x, torch.tensor([[2.0], [4], [6]]))
+    loader = DataLoader(dataset, batch_size=2, shuffle=True, generator=generator())
+    batches = list(loader)
+    assert all(isinstance(batch, Batch) for batch in batches)
+    assert sorted(torch.cat([batch.condition for batch in batches]).tolist()) == [0, 1, 2]
+    drawn = dataset.draw(40, generator=generator())
+    assert torch.equal(drawn.condition, torch.tensor([0, 2, 1])[(drawn.x[:, 0].long() - 1) // 2])
+
+
+def test_unlabelled_rows_are_tensors(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.eye(4))
+    dataset = Array(str(tmp_path / "a.npy"))
+    assert dataset.n_classes is None
+    assert torch.equal(dataset[1], torch.eye(4)[1])
+    assert dataset.draw(3, generator=generator()).condition is None
+    rows = torch.cat(list(DataLoader(dataset, batch_size=3, shuffle=True, generator=generator())))
+    assert sorted(rows.tolist()) == sorted(torch.eye(4).tolist())
+    assert all(field.metadata.get("doc") for field in attrs.fields(Array))
+
+
+def test_labels_of_npy_and_npz(tmp_path: Path) -> None:
+    table = np.array([[0.5, 1.0, 7.0], [1.5, 0.0, 8.0]])
+    np.save(tmp_path / "a.npy", table)
+    by_column = Array(str(tmp_path / "a.npy"), label=1)
+    assert torch.equal(by_column[:].x, torch.tensor([[0.5, 7.0], [1.5, 8.0]]))
+    assert torch.equal(by_column[:].condition, torch.tensor([1, 0]))
+
+    images, kinds = np.random.default_rng(0).random((2, 1, 3, 3)), np.array([3, 1], dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, kinds=kinds)
+    by_name = Array(str(tmp_path / "a.npz"), label="kinds")
+    assert (by_name.event_shape, by_name.n_classes) == ((1, 3, 3), 4)
+    assert torch.equal(by_name[:].x, torch.from_numpy(images).float())
+    assert by_name[0].condition == 3
+
+
+def test_standardise_uses_the_training_rows(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal([5.0, -1.0], [3.0, 0.01], (40, 2))
+    np.save(tmp_path / "a.npy", values)
+    dataset = Array(str(tmp_path / "a.npy"), standardise=True, held_out=0.25)
+    raw = Array(str(tmp_path / "a.npy"), held_out=0.25)
+    train, apart = raw[:].double().numpy(), raw.held_out_batch.x.double().numpy()
+    mean, std = train.mean(0), train.std(0)
+    np.testing.assert_allclose(dataset[:], (train - mean) / std, atol=2e-5)
+    np.testing.assert_allclose(dataset.held_out_batch.x, (apart - mean) / std, atol=2e-5)
+    torch.testing.assert_close(dataset[4], dataset[:][4])
+    assert abs(float(dataset[:].mean())) < 1e-6
+    torch.testing.assert_close(dataset[:].std(0, correction=0), torch.ones(2))
+
+
+def test_file_is_read_when_first_needed_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dataset = Array("later.csv")
+    Path("later.csv").write_text("1,2\n3,4\n")
+    assert dataset.event_shape == (2,)
+    Path("later.csv").unlink()
+    assert len(dataset) == 2
+
+
+def test_draws_follow_their_generator_and_touch_no_other(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(1000.0)[:, None])
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    dataset = Array(str(tmp_path / "a.npy"), held_out=0.5)
+    one, same, other = (dataset.draw(20, generator=generator(s)).x for s in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(torch_state, torch.get_rng_state())
+    assert np.array_equal(numpy_state, np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_numbers_may_be_larger_where_the_default_dtype_is(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1e300\n")
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert float(Array(str(tmp_path / "a.csv"))[0]) == 1e300
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -202,7 +202,9 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
         if not text or "ebmkit." not in text:
             continue
         try:
-            name, version = str(distribution.metadata["Name"]), distribution.version
+            headers = distribution.metadata  # parsed anew at each access
+            name, version = str(headers["Name"]), str(headers["Version"])
+            requires = headers.get_all("Requires-Dist", [])
             entries = tuple(distribution.entry_points)
         except (KeyError, ValueError, AttributeError, TypeError) as error:
             unreadable.append(f"{text.splitlines()[0]} …: {type(error).__name__}: {error}")
@@ -210,7 +212,7 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
         if normalised(name) in seen:
             continue  # an earlier path entry shadows this one, as it does for imports
         seen.add(normalised(name))
-        incompatible = _incompatible(name, distribution.requires or ())
+        incompatible = _incompatible(name, requires)
         for entry in entries:
             kind = _KIND_OF.get(entry.group)
             if kind is None:
@@ -250,18 +252,24 @@ def _incompatible(name: str, requires: Iterable[str]) -> str:
     if same(name, HOME):
         return ""
     for text in requires:
-        if not re.match(r"ebmkit[-_.]core\b", text, re.IGNORECASE):
-            continue
-        from packaging.requirements import InvalidRequirement, Requirement
-
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            return f"its requirement {text!r} cannot be read"
-        installed = importlib.metadata.version(HOME)
-        if not requirement.specifier.contains(installed, prereleases=True):
-            return (
-                f"it needs {HOME}{requirement.specifier} and {installed} is installed; "
-                f"update one of the two"
-            )
+        required = re.match(r"ebmkit[-_.]core\s*(?:\[[^]]*\])?\s*\(?([^;)]*)", text, re.IGNORECASE)
+        if required and (reason := _unmet(required[1].strip())):
+            return reason
     return ""
+
+
+@functools.cache
+def _unmet(specifier: str) -> str:
+    """Why the installed ebmkit-core does not fit a version specifier; empty where it does."""
+    if not specifier:
+        return ""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    installed = importlib.metadata.version(HOME)
+    try:
+        fits = SpecifierSet(specifier).contains(installed, prereleases=True)
+    except InvalidSpecifier:
+        return f"its requirement {HOME} {specifier!r} cannot be read"
+    if fits:
+        return ""
+    return f"it needs {HOME}{specifier} and {installed} is installed; update one of the two"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
+_HEADER = re.compile(r'^class (\w+)\b[^\n]*:\n\s+[rR]?"""[ ]*([^\n"]+)', re.MULTILINE)
+
+
 class Field(NamedTuple):
     """One keyword parameter of a component, as its source states it."""
 
@@ -82,15 +85,10 @@ def summary(component: Component) -> str:
     spec = find_module(component.module)
     if spec is None or not spec.origin or not spec.origin.endswith(".py"):
         return ""
-    text = _text(spec.origin)
     # Parsing every module would double the time of a listing; the usual layout needs no parser.
-    quick = re.search(
-        rf"^class {re.escape(component.attribute)}\b[^\n]*:\n\s+[rR]?\"\"\"\s*([^\n\"]+)",
-        text,
-        re.MULTILINE,
-    )
-    if quick:
-        return quick[1].strip()
+    for name, first_line in _HEADER.findall(_text(spec.origin)):
+        if name == component.attribute:
+            return str(first_line).strip()
     source = read(component)
     return source.doc.strip().partition("\n")[0] if source else ""
 

@@ -101,7 +101,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    data = ebmkit.create("dataset", "two-moons").draw(4096, generator=torch.Generator().manual_seed(0)).x
+    data = (
+        ebmkit.create("dataset", "two-moons")
+        .draw(4096, generator=torch.Generator().manual_seed(0))
+        .x
+    )
     net = Net()
     twin = copy.deepcopy(net)
     pipeline = ebmkit.compose(SPEC, model=net, dataset=data)
@@ -137,7 +141,9 @@ def main() -> None:
     for name, values in times.items():
         print(f"{name:13s} {1e3 * statistics.median(values):8.3f} ms a step (median)")
     quarters = statistics.quantiles(ratios, n=4)
-    print(f"ratio {statistics.median(ratios):.4f} (quartiles {quarters[0]:.4f} … {quarters[2]:.4f})")
+    print(
+        f"ratio {statistics.median(ratios):.4f} (quartiles {quarters[0]:.4f} … {quarters[2]:.4f})"
+    )
     print(f"weights of the two arms bit-identical: {same}")
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ebmkit.fields import scheduled as scheduled
     from ebmkit.hooks import Run as Run
     from ebmkit.hooks import hookimpl as hookimpl
+    from ebmkit.loading import load as load
     from ebmkit.objectives import LossOutput as LossOutput
     from ebmkit.objectives import Objective as Objective
     from ebmkit.objectives import bind as bind
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from ebmkit.protocols import Sampler as Sampler
     from ebmkit.protocols import Scheduler as Scheduler
     from ebmkit.protocols import State as State
-    from ebmkit.rundir import load as load
 
 _HOME = {
     "ebmkit.calculus": ("energy_and_gradient", "score"),
@@ -79,7 +79,7 @@ _HOME = {
         "Scheduler",
         "State",
     ),
-    "ebmkit.rundir": ("load",),
+    "ebmkit.loading": ("load",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

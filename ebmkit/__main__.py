@@ -18,7 +18,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     import click
 
     from ebmkit.cli import ebmkit
-    from ebmkit.errors import EbmkitError
+    from ebmkit.errors import EbmkitError, UserError, out_of_memory
 
     try:
         result = ebmkit.main(arguments, prog_name="ebmkit", standalone_mode=False)
@@ -37,6 +37,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if out_of_memory(error):
+            click.echo(
+                f"error: more memory is needed than there is: {error}; a smaller batch_size, "
+                "buffer_size or n_samples needs less",
+                err=True,
+            )
+            return UserError.exit_code
         import traceback
 
         from ebmkit.cli._fault import culprit

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ebmkit.errors import BrokenPluginError, EbmkitError, Problem, UserError
+from ebmkit.errors import BrokenPluginError, EbmkitError, Problem, UserError, out_of_memory
 from ebmkit.parameters import REQUIRED, parameters
-from ebmkit.plan import FROM_DATA, Call, Shared
+from ebmkit.plan import FROM_DATA, Call, Shared, lacks
 
 
 class Builder:
@@ -52,8 +52,8 @@ class Builder:
                 return None
         try:
             if "generator" in self.context and "generator" not in arguments:
-                return self._with_private_randomness(call, arguments)
-            return call.factory(**arguments)
+                return self._checked(call, self._with_private_randomness(call, arguments))
+            return self._checked(call, call.factory(**arguments))
         except UserError as error:
             self.problems.append(Problem(call.path, str(error)))
         except EbmkitError:
@@ -61,12 +61,26 @@ class Builder:
         except (ValueError, TypeError) as error:
             self.problems.append(Problem(call.path, str(error)))
         except Exception as error:
+            if out_of_memory(error):
+                self.problems.append(
+                    Problem(call.path, f"needs more memory than there is: {error}")
+                )
+                return None
             owner = call.component
             whose = f"{owner.kind} {owner.name!r} of {owner.distribution}" if owner else call.path
             raise BrokenPluginError(
                 f"{whose} failed while it was built: {type(error).__name__}: {error}"
             ) from error
         return None
+
+    def _checked(self, call: Call, part: Any) -> Any:
+        if call.component is not None and (missing := lacks(call.kind, part)):
+            owner = call.component
+            raise BrokenPluginError(
+                f"{owner.kind} {owner.name!r} of {owner.distribution}: {owner.target} makes a "
+                f"{type(part).__name__}, which is no {owner.kind}: it lacks {missing}"
+            )
+        return part
 
     def _with_private_randomness(self, call: Call, arguments: dict[str, Any]) -> Any:
         # Many modules draw their first weights from torch's global generator. They are given a

@@ -259,7 +259,7 @@ class _Composer:
                 tables[kind] = {"use": f"<{type(plan).__name__}>"}
         for call in calls:
             for component in call.components() if isinstance(call, Call) else []:
-                key = f"{component.kind}:{component.name}"
+                key = f"{component.kind}:{component.chosen}"
                 owners[key] = f"{component.distribution}=={component.version}"
         return {**tables, "parts": dict(sorted(owners.items()))}
 

@@ -105,6 +105,14 @@ class HookError(PluginError):
     """A hook implementation that raised."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that more memory was asked for than there is."""
+    if isinstance(error, MemoryError):
+        return True
+    said = ("allocate memory", "out of memory", "Storage size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the nearest known name, or nothing."""
     import difflib

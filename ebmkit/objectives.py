@@ -68,9 +68,14 @@ class Objective:
         with evaluating(self.model):
             if self.state is None:
                 self.state = self.loss.init(self.model, batch, generator=self.generator)
-            drawn: tuple[Any, Any] = self.loss.draw(
-                self.model, batch, self.state, self.step, generator=self.generator
-            )
+            try:
+                drawn: tuple[Any, Any] = self.loss.draw(
+                    self.model, batch, self.state, self.step, generator=self.generator
+                )
+            except DivergenceError as error:
+                raise DivergenceError(
+                    f"training step {self.step}: {error}", step=self.step, chains=error.chains
+                ) from error
         return drawn
 
 

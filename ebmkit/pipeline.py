@@ -13,6 +13,7 @@ from torch import Tensor
 from ebmkit.chains import run_chain
 from ebmkit.data import Feed, take
 from ebmkit.errors import UserError
+from ebmkit.evaluation import judge
 from ebmkit.hooks import Hooks, Run
 from ebmkit.objectives import Objective, bind, conditional, evaluating
 from ebmkit.optimizers import OptimizerPlan
@@ -22,7 +23,6 @@ from ebmkit.spec import Evaluation, Training
 from ebmkit.trainer import Trainer
 
 if TYPE_CHECKING:
-    from ebmkit.evaluation import Judgement
     from ebmkit.rundir import RunDirectory
 
 
@@ -185,7 +185,7 @@ class Pipeline:
     def evaluate(self) -> dict[str, Any]:
         """The numbers that judge the model: exact KL where the data's density is known in 2-D, and
         two-sample numbers between data and samples. ``refused`` says why a number is missing."""
-        return self._judge().numbers
+        return self._judge()[0]
 
     def data(self, n: int, *, generator: torch.Generator) -> Batch:
         """``n`` points of the data to judge against: held-out ones where the dataset keeps some."""
@@ -223,17 +223,20 @@ class Pipeline:
                 self._evaluate(run, hooks, directory)
 
     def _evaluate(self, run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
-        judgement = self._judge()
-        result = {"step": self.step, **judgement.numbers}
+        numbers, data, samples = self._judge()
+        result = {"step": self.step, **numbers}
         if directory:
             directory.write_evaluation(result)
-        hooks.evaluation_done(run, result, judgement.data, judgement.samples)
+        hooks.evaluation_done(run, result, data, samples)
 
-    def _judge(self) -> Judgement:
-        from ebmkit.evaluation import judge
-
+    def _judge(self) -> tuple[dict[str, Any], Batch, Batch | None]:
+        n = self.evaluation.n_samples
+        data = self.data(n, generator=self.generator("evaluation"))
+        samples = self.sample_batch(n) if self.sampler is not None else None
+        log_density = getattr(self.dataset, "log_density", None)
         with evaluating(self.model):
-            return judge(self)
+            numbers = judge(self.model, data, samples, log_density)
+        return {**numbers, "chain_steps": self.evaluation.chain_steps}, data, samples
 
     def _starts(self, n: int, generator: torch.Generator) -> Batch:
         chains = getattr(self.loss, "chains", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -24,7 +25,7 @@ from ebmkit.spec import PARTS, Spec
 FROM_DATA = ("event_shape", "n_classes", "generator")
 """Parameters that the composer passes in by name where the spec does not."""
 
-_PROTOCOL_OF_KIND = {kind: protocol for protocol, kind in PROTOCOLS.items()}
+_PROTOCOL_OF_KIND: dict[str, Any] = {kind: protocol for protocol, kind in PROTOCOLS.items()}
 
 
 class Call(NamedTuple):
@@ -39,7 +40,7 @@ class Call(NamedTuple):
 
     def resolved(self) -> dict[str, Any]:
         """The table that says all of it: every key, defaults included."""
-        table: dict[str, Any] = {"use": self.component.name} if self.component else {}
+        table: dict[str, Any] = {"use": self.component.chosen} if self.component else {}
         for name, parameter in parameters(self.factory).items():
             value = self.arguments.get(name, parameter.default)
             if value is not None and value is not REQUIRED:
@@ -209,10 +210,8 @@ class Planner:
         if isinstance(value, bool | int | float | list | type(None)):
             self.report(path, f"expected a {kind}: a name, a table with `use`, got {value!r}")
             return None
-        if not isinstance(value, _PROTOCOL_OF_KIND[kind]):
-            self.report(
-                path, f"{type(value).__name__} object is no {kind}: it lacks {_lacks(kind, value)}"
-            )
+        if missing := lacks(kind, value):
+            self.report(path, f"{type(value).__name__} object is no {kind}: it lacks {missing}")
             return None
         return value
 
@@ -224,7 +223,13 @@ class Planner:
         return ""
 
 
-def _lacks(kind: str, value: Any) -> str:
-    protocol = _PROTOCOL_OF_KIND[kind]
-    wanted = [n for n in vars(protocol) if not n.startswith("_")] or ["__call__"]
-    return ", ".join(n for n in wanted if not hasattr(value, n)) or "__call__"
+def lacks(kind: str, value: Any) -> str:
+    """The methods that keep an object from being of a kind; empty where it is of it."""
+    protocol = _PROTOCOL_OF_KIND.get(kind, object)
+    wanted = [n for n in vars(protocol) if n == "__call__" or not n.startswith("_")]
+    # Statically first, for reading a property may open a file.
+    return ", ".join(
+        n
+        for n in wanted
+        if inspect.getattr_static(value, n, None) is None and not hasattr(value, n)
+    )

@@ -117,8 +117,8 @@ class Dataset(Protocol):
 
     Optional: ``log_density(x)`` (batch, *event) -> (batch,), the exact log density in nats;
     ``n_classes`` for labelled data; ``__len__`` and ``__getitem__`` for a finite set, which then
-    serves ``torch.utils.data.DataLoader`` and training by epochs; ``held_out_batch``, a Batch kept apart
-    for evaluation; ``discrete = True`` for discrete states.
+    serves ``torch.utils.data.DataLoader`` and training by epochs; ``held_out_batch``, a Batch that is kept
+    apart for evaluation; ``discrete = True`` for discrete states.
     """
 
     @property

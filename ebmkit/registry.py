@@ -60,6 +60,11 @@ class Component(NamedTuple):
         """``dist:name``, which is never ambiguous."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def chosen(self) -> str:
+        """The shortest name that means this component and no other."""
+        return self.qualified if self.status == "conflict" else self.name
+
 
 class Registry:
     """The parts that the installed distributions offer."""
@@ -198,16 +203,20 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
     unreadable: list[str] = []
     seen: set[str] = set()
     for distribution in importlib.metadata.distributions():
-        text = distribution.read_text("entry_points.txt")
-        if not text or "ebmkit." not in text:
-            continue
         try:
+            text = distribution.read_text("entry_points.txt")
+            if not text or "ebmkit." not in text:
+                continue
             headers = distribution.metadata  # parsed anew at each access
-            name, version = str(headers["Name"]), str(headers["Version"])
+            name, version = str(headers["Name"] or ""), str(headers["Version"] or "")
             requires = headers.get_all("Requires-Dist", [])
             entries = tuple(distribution.entry_points)
+            if not name or not version:
+                raise ValueError("its metadata state no name or no version")
         except (KeyError, ValueError, AttributeError, TypeError) as error:
-            unreadable.append(f"{text.splitlines()[0]} …: {type(error).__name__}: {error}")
+            # Where the metadata fail, the folder that holds them is all that says whose they are.
+            place = getattr(distribution, "_path", "a distribution without a folder")
+            unreadable.append(f"{place}: {type(error).__name__}: {error}")
             continue
         if normalised(name) in seen:
             continue  # an earlier path entry shadows this one, as it does for imports

@@ -133,28 +133,3 @@ def clear(path: Path, *, force: bool) -> None:
         shutil.rmtree(path)
     except OSError as error:
         raise RunDirectoryError(f"{path}: cannot be used: {error.strerror}") from error
-
-
-def load(run: str | Path, /, **overrides: Any) -> Pipeline:
-    """The pipeline of a run directory, at its last checkpoint. Overrides are those of ``compose``:
-    a run with live parts needs them again, as ``load("runs/mine", model=net)``.
-
-    Raises:
-        RunDirectoryError: there is no run, or no checkpoint that can be read.
-        SpecError: a part of the run cannot be had any more.
-    """
-    from ebmkit import checkpoint
-    from ebmkit.composer import compose
-    from ebmkit.spec import read_toml
-
-    directory = RunDirectory.open(Path(run))
-    kept = directory.checkpoints()
-    if not kept:
-        raise RunDirectoryError(f"{run}: holds no checkpoint")
-    spec = read_toml(directory.path / SPEC)
-    pipeline = compose(spec, **overrides)
-    try:
-        pipeline.load_state_dict(checkpoint.read(kept[-1], pipeline.device))
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
-        raise RunDirectoryError(f"{kept[-1]}: does not fit the run's spec: {error}") from error
-    return pipeline

@@ -29,6 +29,7 @@ class Field(NamedTuple):
     """None where the field is required."""
     bounds: str = ""
     doc: str = ""
+    keyword_only: bool = False
 
 
 class Source(NamedTuple):
@@ -43,7 +44,9 @@ class Source(NamedTuple):
 @functools.cache
 def find_module(name: str) -> ModuleSpec | None:
     """A module's spec. Unlike importlib.util.find_spec this never imports the parent package."""
-    parent, _, _ = name.rpartition(".")
+    parent, _, last = name.rpartition(".")
+    if not last:
+        return None
     if parent:
         above = find_module(parent)
         if above is None or above.submodule_search_locations is None:
@@ -72,7 +75,7 @@ def missing(component: Component) -> str:
     if component.kind == "recipe":
         return "" if recipe_path(component) else f"there is no file for {component.target}"
     if find_module(component.module) is None:
-        return f"there is no module {component.module}"
+        return f"there is no module {component.module or repr(component.target)}"
     return ""
 
 
@@ -103,7 +106,8 @@ def read(component: Component) -> Source | None:
     node, path, module = found
     fields: dict[str, Field] = {}
     _collect(node, module, fields)
-    return Source(ast.get_docstring(node) or "", tuple(fields.values()), path, node.lineno)
+    ordered = sorted(fields.values(), key=lambda f: f.keyword_only)
+    return Source(ast.get_docstring(node) or "", tuple(ordered), path, node.lineno)
 
 
 @functools.cache
@@ -200,7 +204,9 @@ def _from_attribute(name: str, node: ast.AnnAssign, fields: dict[str, Field]) ->
     if default_call := re.fullmatch(r"(?:attrs\.)?Factory\((?:lambda: )?(.*)\)", text or ""):
         text = default_call[1]
     bounds = _bounds(said["validator"]) if "validator" in said else ""
-    fields[name] = Field(name, kind, text, bounds, _doc(said.get("metadata")))
+    keyword_only = "kw_only" in said and ast.unparse(said["kw_only"]) == "True"
+    fields.pop(name, None)  # a field that is stated again stands where it is stated last
+    fields[name] = Field(name, kind, text, bounds, _doc(said.get("metadata")), keyword_only)
 
 
 def _doc(node: ast.expr | None) -> str:

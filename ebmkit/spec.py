@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from attrs.validators import and_, ge, gt, in_, le, lt, optional
 
 from ebmkit.errors import Problem, SpecError, did_you_mean
 from ebmkit.fields import doc, scheduled
+from ebmkit.lines import line_of
 from ebmkit.protocols import Scheduler
 
 PARTS = ("model", "sampler", "loss", "dataset")
@@ -112,7 +113,7 @@ class Spec:
             for o in self.overridden
         ):
             return None
-        return line_of(self.text, split_path(path))
+        return line_of(self.text, split_path(re.sub(r"\[\d+\]", "", path)))
 
     def problem(self, path: str, message: str) -> Problem:
         """A problem at a path, with its line where it came from a file."""
@@ -199,37 +200,6 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def split_path(path: str) -> list[str]:
     return [part.strip() for part in path.split(".")]
-
-
-def line_of(text: str, keys: Sequence[str]) -> int | None:
-    """The line on which the longest known prefix of ``keys`` begins.
-
-    Found with the parser itself: the first beginning of the text that parses and holds the key.
-    """
-    lines = text.splitlines()
-    if len(lines) > 2000:
-        return None  # the search is quadratic; no pipeline is this long
-    best: tuple[int, int] | None = None
-    start = 0
-    for end in range(1, len(lines) + 1):
-        try:
-            tables: Any = tomllib.loads("\n".join(lines[:end]))
-        except tomllib.TOMLDecodeError:
-            continue
-        depth = 0
-        for key in keys:
-            if not isinstance(tables, dict) or key not in tables:
-                break
-            tables, depth = tables[key], depth + 1
-        if depth and (best is None or depth > best[0]):
-            first = start
-            while first < end - 1 and (
-                not lines[first].strip() or lines[first].lstrip().startswith("#")
-            ):
-                first += 1
-            best = depth, first + 1
-        start = end
-    return best[1] if best else None
 
 
 def copy_tables(tables: Any) -> Any:

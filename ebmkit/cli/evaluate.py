@@ -14,7 +14,8 @@ from ebmkit.cli._output import notice, table
 @click.option("--json", "as_json", is_flag=True, help="The numbers as JSON.")
 def command(run: Path, as_json: bool) -> None:
     """Judge a run's model: exact KL in nats on 2-D data of known density, and two-sample numbers."""
-    from ebmkit.rundir import RunDirectory, load
+    from ebmkit.loading import load
+    from ebmkit.rundir import RunDirectory
 
     pipeline = load(run)
     numbers = {"step": pipeline.step, **pipeline.evaluate()}

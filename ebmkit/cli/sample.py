@@ -24,7 +24,7 @@ def command(run: Path, count: int, out: Path, steps: int | None, seed: int | Non
     import numpy as np
 
     from ebmkit.checkpoint import write_atomically
-    from ebmkit.rundir import load
+    from ebmkit.loading import load
     from ebmkit.seeds import stream
 
     pipeline = load(run)

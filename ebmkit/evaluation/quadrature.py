@@ -85,7 +85,7 @@ def _kl(log_p: Tensor, energy: Tensor, area: float) -> tuple[float, float, float
 
 
 def _outside(energy: Energy, centre: Tensor, half: Tensor) -> float:
-    points, _ = _grid(centre, 4 * half, 800)
+    points, _ = _grid(centre, 4 * half, 320)
     e = _apply(energy, points).double()
     if bool(torch.isnan(e).any()):
         raise EvaluationError("the model's energy is NaN somewhere around the data")

@@ -23,6 +23,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "relu": nn.ReLU,
 }
+_MOST_WEIGHTS = 2**28
+"""A gibibyte in float32: a slip of the pen is refused before it fills the memory."""
 
 
 # nn.Module looks after attributes, identity and repr itself, so attrs writes the constructor alone.
@@ -100,6 +102,12 @@ class MLP(nn.Module):
                 "n_classes, or conditional = false"
             )
         widths = [math.prod(self.event_shape) + labels, *self.hidden]
+        n_weights = sum((before + 1) * after for before, after in pairwise([*widths, 1]))
+        if n_weights > _MOST_WEIGHTS:
+            raise ValueError(
+                f"hidden: {self.hidden} between {widths[0]} inputs and 1 output makes {n_weights:,} "
+                f"weights, expected at most {_MOST_WEIGHTS:,}; state narrower layers"
+            )
         modules: list[nn.Module] = []
         for before, after in pairwise(widths):
             modules += [_undrawn(before, after), _ACTIVATIONS[self.activation]()]

@@ -51,7 +51,12 @@ def draw_samples(data: Tensor, samples: Tensor) -> Figure:
             x = points[:SHOWN].cpu()
             ax.scatter(x[:, 0], x[:, 1], s=3, alpha=0.5, linewidths=0)
         elif len(shape) == 3 and shape[0] == 1:
-            ax.imshow(_tiles(points[:IMAGES, 0].cpu()), cmap="gray")
+            ax.imshow(
+                _tiles(points[:IMAGES, 0].cpu()),
+                cmap="gray",
+                vmin=float(data.min()),
+                vmax=float(data.max()),
+            )
             ax.set_axis_off()
         else:
             for feature in points.flatten(1).T[:10].cpu():

@@ -50,9 +50,7 @@ def run(sampler: Any, steps: int, **keywords: Any) -> Any:
 
 
 def test_a_schedule_on_the_chains_clock_is_spread_over_the_chain() -> None:
-    linear = ebmkit.create(
-        "scheduler", "linear", start_value=10.0, end_value=1.0, clock="chain"
-    )
+    linear = ebmkit.create("scheduler", "linear", start_value=10.0, end_value=1.0, clock="chain")
     sampler = Recorder(linear)
     run(sampler, 10)
     assert sampler.seen == pytest.approx([10, 9, 8, 7, 6, 5, 4, 3, 2, 1])
@@ -99,7 +97,9 @@ def test_refuses_wrong_numbers_of_steps(wrong: dict[str, int]) -> None:
 def test_sampling_leaves_model_parameters_and_global_randomness_alone() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
+    model = nn.Sequential(
+        nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0)
+    )
     torch.set_rng_state(before)
     x = torch.randn(16, 2, generator=torch.Generator().manual_seed(1))
     kept = {name: value.clone() for name, value in model.state_dict().items()}

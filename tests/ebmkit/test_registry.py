@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -205,7 +206,7 @@ class TestBlocking:
         said = cli("--no-plugin", "foo-still", "validate", path)
         assert said.code == 2
         assert said.errors == [
-            f"{path}:7: sampler.use: sampler 'still' of foo-still is blocked: "
+            f"{path}:8: sampler.use: sampler 'still' of foo-still is blocked: "
             "--no-plugin or EBMKIT_DISABLE_PLUGINS names it"
         ]
         assert "foo_still" not in sys.modules
@@ -327,7 +328,6 @@ class TestIncompatible:
 @pytest.mark.parametrize(
     "text",
     [
-        "ebmkit.samplers this is no section",
         "[ebmkit.samplers]\nstill\n",
         "[ebmkit.samplers]\nstill = \n",
         "[ebmkit.samplers]\n = foo:X\n",
@@ -341,7 +341,7 @@ def test_entry_points_that_cannot_be_read_break_nothing_else(
     said = cli("list-plugins", "--long")
     assert said.code == 0
     assert "sampler\tstill\tfoo-still" in said.out
-    assert "foo-x" in said.out + said.err
+    assert re.search("foo[-_]x", said.out + said.err)
     assert cli("validate", "two-moons").code == 0
 
 
@@ -350,7 +350,7 @@ def test_bytes_that_are_no_text_break_nothing_else(install: Any, cli: Callable[.
     (info / "entry_points.txt").write_bytes(b"[ebmkit.samplers]\nstill = \xff\xfe:X\n")
     said = cli("list-plugins")
     assert said.code == 0
-    assert "foo-x" in said.out + said.err
+    assert re.search("foo[-_]x", said.out + said.err)
 
 
 def test_a_distribution_without_a_name_breaks_nothing_else(
@@ -370,7 +370,9 @@ def test_a_distribution_that_stands_twice_on_the_path_counts_once(install: Any) 
 def test_unknown_kinds_and_names() -> None:
     with pytest.raises(UnknownPartError, match="no kind 'samplers'; did you mean 'sampler'"):
         registry().of_kind("samplers")
-    with pytest.raises(UnknownPartError, match=r"did you mean 'langevin'\? \(known: langevin, mala\)"):
+    with pytest.raises(
+        UnknownPartError, match=r"did you mean 'langevin'\? \(known: langevin, mala\)"
+    ):
         registry().find("sampler", "langevn")
     with pytest.raises(UnknownPartError, match=r"'mlp' is the name of a model"):
         registry().find("sampler", "mlp")

@@ -60,7 +60,9 @@ def test_every_slot_moves_by_its_own_steps_alone(
     for step in range(updates):
         draws, state = loss.draw(flat, data, state, step, generator=g)
         assert len(draws.negatives) == batch
-    torch.testing.assert_close(state.x - start, (k_steps * state.age)[:, None].expand(-1, 2).float())
+    torch.testing.assert_close(
+        state.x - start, (k_steps * state.age)[:, None].expand(-1, 2).float()
+    )
     assert state.age.sum() == batch * updates
     assert state.age.max() <= updates
 

@@ -35,9 +35,7 @@ def mixture_draw(n: int, generator: torch.Generator) -> Tensor:
 def test_leaves_a_mixture_invariant(step_size: float) -> None:
     n = 40_000
     g = torch.Generator().manual_seed(1)
-    chain = run_chain(
-        MALA(step_size=step_size), mixture, mixture_draw(n, g), steps=40, generator=g
-    )
+    chain = run_chain(MALA(step_size=step_size), mixture, mixture_draw(n, g), steps=40, generator=g)
     assert 0.02 < chain.metrics["acceptance_rate"] < 1
     fresh = mixture_draw(400_000, g).double()
     x = chain.x.double()

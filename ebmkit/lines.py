@@ -1,0 +1,63 @@
+"""Where each key of a TOML text stands."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_KEY = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[\w-]+)"""
+_DOTTED = rf"\s*{_KEY}(?:\s*\.\s*{_KEY})*\s*"
+_STATEMENT = re.compile(rf"{_DOTTED}=|\s*\[\[?{_DOTTED}\]\]?\s*(?:#.*)?$")
+_ATTEMPTS = 50
+"""Beginnings of a statement that are parsed in search of its end."""
+
+
+def line_of(text: str, keys: Sequence[str]) -> int | None:
+    """The line, from 1, on which the longest known prefix of ``keys`` begins in a TOML text."""
+    known = _lines(text)
+    prefixes = (tuple(keys[:end]) for end in range(len(keys), 0, -1))
+    return next((known[prefix] for prefix in prefixes if prefix in known), None)
+
+
+@functools.lru_cache(maxsize=4)
+def _lines(text: str) -> dict[tuple[str, ...], int]:
+    found: dict[tuple[str, ...], int] = {}
+    header: tuple[str, ...] = ()
+    for line, is_header, tables in _statements(text.replace("\r\n", "\n").split("\n")):
+        paths = list(_paths(tables))
+        if is_header:
+            header = max(paths, key=len, default=())
+        for path in paths:
+            found.setdefault(path if is_header else header + path, line)
+    return found
+
+
+def _statements(lines: Sequence[str]) -> Iterator[tuple[int, bool, Mapping[str, Any]]]:
+    """Each header and each assignment with its line, told by the parser itself: a statement ends
+    where what stands between it and the next one parses alone."""
+    start, attempts = 0, 0
+    for end, line in enumerate(lines, 1):
+        if start == end - 1 and (not line.strip() or line.lstrip().startswith("#")):
+            start = end
+        elif end == len(lines) or _STATEMENT.match(lines[end]):
+            try:
+                tables = tomllib.loads("\n".join(lines[start:end]))
+            except (tomllib.TOMLDecodeError, RecursionError):
+                attempts += 1
+                if attempts > _ATTEMPTS:
+                    return  # a long string that looks like statements: its line matters less
+                continue
+            yield start + 1, lines[start].lstrip().startswith("["), tables
+            start, attempts = end, 0
+
+
+def _paths(tables: Any) -> Iterator[tuple[str, ...]]:
+    if isinstance(tables, list):
+        tables = tables[0] if len(tables) == 1 else {}
+    if isinstance(tables, Mapping):
+        for key, value in tables.items():
+            yield (key,)
+            yield from ((key, *path) for path in _paths(value))

@@ -53,17 +53,17 @@ def with_steps(planner: Planner, training: Training, dataset: Any, default: int)
     return attrs.evolve(training, steps=training.steps or default)
 
 
-def same_states(planner: Planner, dataset: Any, sampler: Any) -> None:
-    """A sampler moves the kind of states that the data have."""
-    if dataset is None or sampler is None:
-        return
+def same_states(planner: Planner, dataset: Any, sampler: Any, loss: Any) -> None:
+    """Samplers move the kind of states that the data have."""
     words = {True: "discrete", False: "continuous"}
-    data, moved = (words[bool(getattr(part, "discrete", False))] for part in (dataset, sampler))
-    if data != moved:
-        planner.report(
-            "sampler",
-            f"it moves {moved} states and the data are {data}; choose a sampler for {data} states",
-        )
+    for place, part in _samplers(sampler, loss) if dataset is not None else ():
+        data, moved = (words[bool(getattr(p, "discrete", False))] for p in (dataset, part))
+        if data != moved:
+            planner.report(
+                place,
+                f"it moves {moved} states and the data are {data}; choose a sampler for {data} "
+                "states",
+            )
 
 
 def same_event_shape(planner: Planner, model: Any, event_shape: tuple[int, ...] | None) -> None:
@@ -94,11 +94,8 @@ def schedules(planner: Planner, sampler: Any, loss: Any, training: Training) -> 
     """Schedules of samplers are within bounds and not cut; notices of those that end early."""
     k_steps = getattr(loss, "k_steps", None)
     chains = getattr(loss, "sampler", None)
-    places = [("sampler", sampler)]
-    if chains is not None and chains is not sampler:
-        places.append(("loss.sampler", chains))
     notices = []
-    for place, part in places:
+    for place, part in _samplers(sampler, loss):
         runs = k_steps if part is chains else None
         for name, schedule, complaint in clocks.schedules(part, runs, training.steps):
             path = f"{place}.{name}"
@@ -110,6 +107,13 @@ def schedules(planner: Planner, sampler: Any, loss: Any, training: Training) -> 
                     f"{path}: stated for {length} training steps, the run ends after {training.steps}"
                 )
     return notices
+
+
+def _samplers(sampler: Any, loss: Any) -> list[tuple[str, Any]]:
+    """The pipeline's sampler and the loss's own, where there are such, each with its path."""
+    places = [] if sampler is None else [("sampler", sampler)]
+    own = getattr(loss, "sampler", None)
+    return places if own is None or own is sampler else [*places, ("loss.sampler", own)]
 
 
 def _references(plan: Any) -> list[str]:

@@ -138,7 +138,9 @@ class _Composer:
         }
         optimizer = self._optimizer(sections["training"])
         builder = Builder(plans)
-        planner.problems += checks.cycles(self.spec, plans) if not planner.problems else []
+        if circle := checks.cycles(self.spec, plans):
+            planner.problems += circle
+            self._raise()  # parts in a circle cannot be built, and so not be checked any further
         # Parts that hold no weights are plain records: building them draws nothing, and lets one
         # report hold the problems of the whole.
         training, evaluation = (builder.build(sections[n]) for n in ("training", "evaluation"))
@@ -148,6 +150,8 @@ class _Composer:
         self._report(builder)
         dataset, sampler, loss = (builder.shared(k) for k in ("dataset", "sampler", "loss"))
         event_shape = self._event_shape(dataset)
+        if event_shape is None:
+            dataset = None  # reading it failed; asking it for more would fail again
         device = self._device(training)
         if training is not None:
             call = sections["training"]
@@ -156,7 +160,7 @@ class _Composer:
             training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
             checks.buffer_holds_negatives(planner, loss, training)
             self.notices += checks.schedules(planner, sampler, loss, training)
-        checks.same_states(planner, dataset, sampler)
+        checks.same_states(planner, dataset, sampler, loss)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None and event_shape is not None
@@ -275,5 +279,8 @@ def _with_wrapped_data(spec: Spec) -> Spec:
 
     tables = dict(spec.tables)
     if isinstance(tables.get("dataset"), torch.Tensor):
-        tables["dataset"] = Points(tables["dataset"])
+        try:
+            tables["dataset"] = Points(tables["dataset"])
+        except UserError as error:
+            raise SpecError([spec.problem("dataset", str(error))], spec.origin) from None
     return attrs.evolve(spec, tables=tables)

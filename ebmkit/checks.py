@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import attrs
 
 from ebmkit import clocks
 from ebmkit.errors import Problem
+from ebmkit.fields import is_scheduled
 from ebmkit.plan import Call, Planner, Shared
 from ebmkit.spec import Spec, Training
 
@@ -107,6 +109,27 @@ def schedules(planner: Planner, sampler: Any, loss: Any, training: Training) -> 
                     f"{path}: stated for {length} training steps, the run ends after {training.steps}"
                 )
     return notices
+
+
+def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:
+    """A schedule of the training spread over the run, with no negative value; a number as it is."""
+    steps = training.steps or 1
+    if schedule is None or not is_scheduled(schedule):
+        return schedule
+    if clocks.clock_of(schedule) == "chain":
+        planner.report(path, 'no chain runs where it is read; set clock = "training"')
+        return schedule
+    try:
+        schedule = clocks.spread(schedule, steps)
+        for step in sorted({0, steps // 2, steps - 1}):
+            if not 0 <= (value := schedule(step)) < math.inf:
+                planner.report(
+                    path, f"at step {step} the schedule gives {value}, expected a finite number ≥ 0"
+                )
+                break
+    except (ValueError, TypeError) as error:
+        planner.report(path, str(error))
+    return schedule
 
 
 def _samplers(sampler: Any, loss: Any) -> list[tuple[str, Any]]:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
-from ebmkit import checks, clocks, optimizers
+from ebmkit import checks, optimizers
 from ebmkit.build import Builder
 from ebmkit.data import Points
 from ebmkit.errors import DeviceError, Problem, SpecError, UnknownPartError, UserError
@@ -158,6 +159,10 @@ class _Composer:
             if call is not None and training.steps is None and training.epochs is None:
                 call.arguments["steps"] = DEFAULT_STEPS
             training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
+            noise = checks.over_the_run(
+                planner, "training.data_noise", training.data_noise, training
+            )
+            training = attrs.evolve(training, data_noise=noise)
             checks.buffer_holds_negatives(planner, loss, training)
             self.notices += checks.schedules(planner, sampler, loss, training)
         checks.same_states(planner, dataset, sampler, loss)
@@ -181,10 +186,7 @@ class _Composer:
         if not list(_trainable(model)):
             self.notices.append("the model has no parameters to train; fit will refuse")
         lr = optimizers.schedule_of(optimizer, builder.build)
-        try:
-            lr = None if lr is None else clocks.spread(lr, training.steps)
-        except ValueError as error:
-            planner.report("training.optimizer.lr", str(error))
+        lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
         self._report(builder)
         self._raise()
         return Pipeline(
@@ -204,6 +206,8 @@ class _Composer:
     def _section(self, name: str, factory: type) -> Call | None:
         table = self.spec.tables.get(name, {})
         if isinstance(table, Mapping):
+            if isinstance(table.get("optimizer"), str):
+                table = {**table, "optimizer": {"use": table["optimizer"]}}
             return self.planner.call(name, factory, table, name)
         self.planner.report(name, f"expected a table, got {table!r}")
         return None
@@ -275,8 +279,6 @@ def _trainable(model: Any) -> list[torch.nn.Parameter]:
 
 
 def _with_wrapped_data(spec: Spec) -> Spec:
-    import attrs
-
     tables = dict(spec.tables)
     if isinstance(tables.get("dataset"), torch.Tensor):
         try:

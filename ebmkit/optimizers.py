@@ -34,7 +34,12 @@ class OptimizerPlan(NamedTuple):
 
     def resolved(self) -> dict[str, Any]:
         lr = self.lr if self.lr is not None else _defaults(self.factory).get("lr")
-        defaults = {k: v for k, v in _defaults(self.factory).items() if v is not None}
+        # TOML has no word for None, neither alone nor within a list.
+        defaults = {
+            k: v
+            for k, v in _defaults(self.factory).items()
+            if v is not None and not (isinstance(v, tuple) and None in v)
+        }
         return {"use": self.name, **resolved(defaults | self.options), "lr": resolved(lr)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ebmkit.clocks import clock_of, spread
 from ebmkit.errors import BrokenPluginError, EbmkitError, Problem, UserError, out_of_memory
 from ebmkit.parameters import REQUIRED, parameters
 from ebmkit.plan import FROM_DATA, Call, Shared, lacks
@@ -20,6 +21,8 @@ class Builder:
         self.problems: list[Problem] = []
         self.context: dict[str, Any] = {}
         """What the data decide, by parameter name; "generator" maps to a function that makes one."""
+        self.training_steps: int | None = None
+        """What an open schedule on the training clock is spread over, once it is known."""
         self._built: dict[str, Any] = {}
 
     def shared(self, kind: str) -> Any:
@@ -38,6 +41,8 @@ class Builder:
 
     def _call(self, call: Call) -> Any:
         arguments = {name: self.build(value) for name, value in call.arguments.items()}
+        if call.kind != "scheduler" and not self.problems:
+            self._spread(call, arguments)
         if self.problems:
             return None
         for name in FROM_DATA:
@@ -81,6 +86,16 @@ class Builder:
                 f"{type(part).__name__}, which is no {owner.kind}: it lacks {missing}"
             )
         return part
+
+    def _spread(self, call: Call, arguments: dict[str, Any]) -> None:
+        """Give the run's length to schedules on the training clock that leave theirs open."""
+        for name, planned in call.arguments.items():
+            if isinstance(planned, Call) and planned.kind == "scheduler" and self.training_steps:
+                if clock_of(arguments[name]) == "training":
+                    try:
+                        arguments[name] = spread(arguments[name], self.training_steps)
+                    except ValueError as error:
+                        self.problems.append(Problem(planned.path, str(error)))
 
     def _with_private_randomness(self, call: Call, arguments: dict[str, Any]) -> Any:
         # Many modules draw their first weights from torch's global generator. They are given a

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -49,12 +50,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _describe(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
+        while path in tensors:  # keys with a slash in them may spell one path twice
+            path += "'"
         # A copy: weights that share memory, or views of more, are refused by the format.
         tensors[path] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": path}

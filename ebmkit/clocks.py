@@ -98,7 +98,8 @@ def _value_complaint(sampler: object, name: str, schedule: Scheduler, total: int
         (a for a in getattr(type(sampler), "__attrs_attrs__", ()) if a.name == name), None
     )
     try:
-        whole = spread(schedule, total)
+        # The composer has spread those on the training clock; a live one has to state its length.
+        whole = spread(schedule, total) if clock_of(schedule) == "chain" else schedule
     except ValueError as error:
         return str(error)
     for step in sorted({0, total // 2, total - 1}):

@@ -145,11 +145,8 @@ class _Composer:
         # Parts that hold no weights are plain records: building them draws nothing, and lets one
         # report hold the problems of the whole.
         training, evaluation = (builder.build(sections[n]) for n in ("training", "evaluation"))
-        if not planner.problems:
-            for kind in ("dataset", "sampler", "loss"):
-                builder.shared(kind)
+        dataset: Any = None if planner.problems else builder.shared("dataset")
         self._report(builder)
-        dataset, sampler, loss = (builder.shared(k) for k in ("dataset", "sampler", "loss"))
         event_shape = self._event_shape(dataset)
         if event_shape is None:
             dataset = None  # reading it failed; asking it for more would fail again
@@ -159,6 +156,14 @@ class _Composer:
             if call is not None and training.steps is None and training.epochs is None:
                 call.arguments["steps"] = DEFAULT_STEPS
             training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
+            builder.training_steps = training.steps
+        sampler: Any
+        loss: Any
+        sampler, loss = (
+            builder.shared(kind) if not planner.problems else None for kind in ("sampler", "loss")
+        )
+        self._report(builder)
+        if training is not None:
             noise = checks.over_the_run(
                 planner, "training.data_noise", training.data_noise, training
             )

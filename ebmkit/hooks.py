@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pluggy
 
-from ebmkit.errors import EbmkitError, HookError, Problem
+from ebmkit.errors import BrokenPluginError, EbmkitError, HookError, Problem
 from ebmkit.registry import Registry, registry
 
 if TYPE_CHECKING:
@@ -88,16 +88,26 @@ class Hooks:
     def __init__(self, plugins: Mapping[str, object]) -> None:
         self._manager = pluggy.PluginManager("ebmkit")
         self._manager.add_hookspecs(Specifications)
+        self.left_out: tuple[str, ...] = ()
+        """Installed plugins that could not be imported, each with the reason."""
         for name, plugin in plugins.items():
-            self._manager.register(plugin() if inspect.isclass(plugin) else plugin, name)
-            self._check(name)
+            self._add(name, plugin)
 
     @classmethod
     def installed(cls, found: Registry | None = None) -> Hooks:
-        """The hook plugins of the installed distributions that are not blocked."""
+        """The hook plugins of the installed distributions that are not blocked. One that cannot be
+        imported is left out, for nobody asked for it by name."""
         found = found or registry()
-        usable = [c for c in found.of_kind("hook") if c.status in ("ok", "conflict")]
-        return cls({component.qualified: found.load(component) for component in usable})
+        plugins, left_out = {}, []
+        for component in found.of_kind("hook"):
+            if component.status in ("ok", "conflict"):
+                try:
+                    plugins[component.qualified] = found.load(component)
+                except BrokenPluginError as error:
+                    left_out.append(str(error))
+        hooks = cls(plugins)
+        hooks.left_out = tuple(left_out)
+        return hooks
 
     def validate_spec(self, spec: Spec) -> list[Problem]:
         lists = self._call("validate_spec", spec=spec)
@@ -138,11 +148,22 @@ class Hooks:
         for name in sorted(implementing):
             others = [p for n, p in plugins.items() if n != name]
             caller = self._manager.subset_hook_caller(hook, others)
-            calls.append((name, _first(caller)))
+            calls.append((name, self._one(hook, caller)))
         return calls
 
+    def _one(self, hook: str, caller: pluggy.HookCaller) -> Callable[..., Any]:
+        def call(**arguments: Any) -> Any:
+            results = self._called(hook, caller, arguments)
+            return results[0] if results else None
+
+        return call
+
     def _call(self, hook: str, **arguments: Any) -> list[Any]:
-        caller = getattr(self._manager.hook, hook)
+        return self._called(hook, getattr(self._manager.hook, hook), arguments)
+
+    def _called(
+        self, hook: str, caller: pluggy.HookCaller, arguments: Mapping[str, Any]
+    ) -> list[Any]:
         try:
             results: list[Any] = caller(**arguments)
         except EbmkitError:
@@ -154,20 +175,13 @@ class Hooks:
             ) from error
         return results
 
-    def _check(self, name: str) -> None:
+    def _add(self, name: str, plugin: object) -> None:
         """Refuse implementations of hooks that do not exist, or with arguments that do not."""
         try:
+            self._manager.register(plugin() if inspect.isclass(plugin) else plugin, name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise HookError(f"hook plugin {name}: {error}") from error
-
-
-def _first(caller: Callable[..., list[Any]]) -> Callable[..., Any]:
-    def call(**arguments: Any) -> Any:
-        results = caller(**arguments)
-        return results[0] if results else None
-
-    return call
 
 
 def _culprit(caller: pluggy.HookCaller, error: BaseException) -> str:

@@ -47,7 +47,7 @@ def plan_optimizer(planner: Planner, table: Mapping[str, Any], path: str) -> Opt
     """The plan of an optimizer's table; None, with its problems reported, where it has any."""
     before = len(planner.problems)
     classes = _classes()
-    name = table.get("use")
+    name = table.get("use", "adam")
     key = _key(name) if isinstance(name, str) else ""
     if key not in classes:
         names = sorted(classes)

@@ -69,6 +69,7 @@ class Pipeline:
             lr_schedule=lr_schedule,
         )
         self._interrupted = False
+        self._hook_states: dict[str, Mapping[str, Any]] = {}
 
     @property
     def model(self) -> Model:
@@ -113,6 +114,7 @@ class Pipeline:
         try:
             with directory.watching(run, hooks) if directory else contextlib.nullcontext():
                 hooks.run_start(run)
+                hooks.load_state(run, self._hook_states)
                 self._train(run, hooks, directory)
                 self._evaluate(run, hooks, directory)
         except BaseException as raised:
@@ -208,6 +210,7 @@ class Pipeline:
             KeyError, RuntimeError: the state is of another pipeline.
         """
         self.trainer.load_state_dict(state)
+        self._hook_states = dict(state.get("hooks", {}))
 
     def _train(self, run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
         every = self.training.evaluate_every

@@ -69,6 +69,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if not self.module.training:
             self.module.train()
+        before = self.objective.state, self.objective.step
         with self._autocast(batch.x.device):
             output = self.objective(batch)
         torch.autograd.backward(output.loss)
@@ -77,6 +78,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
         metrics["gradient_norm"] = norm
         if not torch.isfinite(norm):
+            self.objective.state, self.objective.step = before
             raise DivergenceError(
                 f"the gradient's norm is {norm.item()} at step {step}; a smaller learning rate, or "
                 "more regularisation of the energy, keeps it finite",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ebmkit.cli._complete import specs
+from ebmkit.cli._output import notice
 
 if TYPE_CHECKING:
     from ebmkit.hooks import Hooks
@@ -41,6 +42,8 @@ def composed(spec: str, assignments: tuple[str, ...], **extra: Any) -> tuple[Pip
     loaded = loaded.with_overrides({k: v for k, v in extra.items() if v is not None})
     pipeline = compose(loaded)
     hooks = Hooks.installed()
+    for line in hooks.left_out:
+        notice(f"left out: {line}")
     if problems := hooks.validate_spec(loaded):
         raise SpecError(problems, loaded.origin)
     return pipeline, hooks

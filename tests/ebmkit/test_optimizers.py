@@ -103,7 +103,7 @@ def test_a_schedule_is_followed_and_spread_over_the_run(small: Any) -> None:
 
 
 SCHEDULES: list[tuple[dict[str, Any], str]] = [
-    ({"use": "linear", "start_value": 0.1, "end_value": -0.1}, "gives -0.1, expected"),
+    ({"use": "linear", "start_value": 0.1, "end_value": -0.1}, "expected a finite number ≥ 0"),
     ({"use": "constant", "value": 0.1, "clock": "chain"}, "set clock = \"training\""),
     ({"use": "multi-step", "start_value": 0.1, "milestones": [3, 2]}, "milestones"),
 ]

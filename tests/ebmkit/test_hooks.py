@@ -1,0 +1,304 @@
+"""Hooks are called at the promised times, and one that fails is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ebmkit
+from ebmkit import PluginError, Problem, Run, hookimpl
+from ebmkit.errors import HookError
+from ebmkit.hooks import Hooks
+
+ROWS = torch.linspace(-1, 1, 400).reshape(200, 2)
+
+
+class Recording:
+    """Keeps what it was told, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[Any, ...]] = []
+        self.given: Any = None
+
+    @hookimpl
+    def run_start(self, run: Run) -> None:
+        self.said.append(("start", run.step, run.total_steps))
+
+    @hookimpl
+    def step_end(self, run: Run, metrics: Any) -> None:
+        self.said.append(("step", run.step))
+        assert all(isinstance(value, torch.Tensor) and not value.ndim for value in metrics.values())
+        assert "loss" in metrics
+
+    @hookimpl
+    def evaluation_done(self, run: Run, result: Any, data: Any, samples: Any) -> None:
+        self.said.append(("evaluation", run.step, result["step"]))
+        assert len(data.x) == len(samples.x) == 50
+
+    @hookimpl
+    def run_end(self, run: Run, error: BaseException | None) -> None:
+        self.said.append(("end", run.step, type(error).__name__ if error else None))
+
+    @hookimpl
+    def save_state(self, run: Run) -> dict[str, Any]:
+        return {"seen": len(self.said), "at": run.step}
+
+    @hookimpl
+    def load_state(self, run: Run, state: Any) -> None:
+        del run
+        self.given = state
+
+
+@pytest.fixture
+def pipeline(small: Any) -> ebmkit.Pipeline:
+    return ebmkit.compose(
+        copy.deepcopy(small), dataset=ROWS, **{"training.evaluate_every": 3}
+    )
+
+
+def test_each_is_called_at_its_time(pipeline: ebmkit.Pipeline) -> None:
+    hook = Recording()
+    run = pipeline.fit(hooks=Hooks({"mine": hook}))
+    assert run.step == run.total_steps == 6
+    assert hook.said == [
+        ("start", 0, 6),
+        *(("step", n) for n in (1, 2, 3)),
+        ("evaluation", 3, 3),
+        *(("step", n) for n in (4, 5, 6)),
+        ("evaluation", 6, 6),
+        ("end", 6, None),
+    ]
+
+
+def test_a_class_is_called_for_an_object(pipeline: ebmkit.Pipeline) -> None:
+    assert pipeline.fit(hooks=Hooks({"mine": Recording})).step == 6
+
+
+def test_an_interrupt_ends_after_the_present_step(pipeline: ebmkit.Pipeline) -> None:
+    class Stopping(Recording):
+        @hookimpl
+        def step_end(self, run: Run) -> None:
+            if run.step == 2:
+                run.pipeline.interrupt()
+
+    hook = Stopping()
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.fit(hooks=Hooks({"mine": hook}))
+    assert hook.said[-1] == ("end", 2, "KeyboardInterrupt")
+
+
+class Failing:
+    """Fails at one time."""
+
+    def __init__(self, time: str) -> None:
+        self.time = time
+
+    def fail(self, time: str) -> None:
+        if time == self.time:
+            raise ZeroDivisionError("no luck")
+
+    @hookimpl
+    def run_start(self, run: Run) -> None:  # noqa: ARG002
+        self.fail("run_start")
+
+    @hookimpl
+    def step_end(self, run: Run) -> None:
+        if run.step == 4:
+            self.fail("step_end")
+
+    @hookimpl
+    def evaluation_done(self, run: Run) -> None:  # noqa: ARG002
+        self.fail("evaluation_done")
+
+    @hookimpl
+    def save_state(self, run: Run) -> Any:  # noqa: ARG002
+        self.fail("save_state")
+        return {}
+
+    @hookimpl
+    def load_state(self, run: Run, state: Any) -> None:  # noqa: ARG002
+        self.fail("load_state")
+
+    @hookimpl
+    def run_end(self, run: Run) -> None:  # noqa: ARG002
+        self.fail("run_end")
+
+    @hookimpl
+    def doctor(self) -> Any:
+        self.fail("doctor")
+        return []
+
+
+@pytest.mark.parametrize("time", ["run_start", "step_end", "evaluation_done", "run_end"])
+def test_one_that_fails_is_named(time: str, pipeline: ebmkit.Pipeline) -> None:
+    hooks = Hooks({"other": Recording(), "mine": Failing(time), "third": Recording()})
+    with pytest.raises(HookError) as caught:
+        pipeline.fit(hooks=hooks)
+    said = f"hook {time} of mine raised ZeroDivisionError: no luck"
+    assert str(caught.value).startswith(said)
+    assert "--no-plugin" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("time", ["save_state", "load_state", "doctor"])
+def test_one_that_fails_elsewhere_is_named_too(time: str, pipeline: ebmkit.Pipeline) -> None:
+    hooks = Hooks({"other": Recording(), "mine": Failing(time)})
+    run = Run(pipeline, None, 6)
+    calls: dict[str, Callable[[], Any]] = {
+        "save_state": lambda: hooks.save_state(run),
+        "load_state": lambda: hooks.load_state(run, {"mine": {}, "other": {}}),
+        "doctor": hooks.doctor,
+    }
+    with pytest.raises(HookError, match=f"hook {time} of mine raised ZeroDivisionError"):
+        calls[time]()
+
+
+def test_a_run_that_a_hook_ends_keeps_its_state(
+    pipeline: ebmkit.Pipeline, tmp_path: Path
+) -> None:
+    with pytest.raises(HookError):
+        pipeline.fit(out=tmp_path / "run", hooks=Hooks({"mine": Failing("step_end")}))
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["status"], status["step"]) == ("failed", 4)
+    assert "hook step_end of mine" in status["reason"]
+    again = ebmkit.load(tmp_path / "run", dataset=ROWS)
+    assert again.step == 4
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_run_end(pipeline: ebmkit.Pipeline) -> None:
+    class Stopping(Failing):
+        @hookimpl
+        def step_end(self, run: Run) -> None:
+            run.pipeline.interrupt()
+
+    with pytest.raises((KeyboardInterrupt, HookError)) as caught:
+        pipeline.fit(hooks=Hooks({"mine": Stopping("run_end")}))
+    known: BaseException | None = caught.value
+    chain = []
+    while known is not None:
+        chain.append(type(known))
+        known = known.__cause__ or known.__context__
+    assert KeyboardInterrupt in chain
+
+
+def test_errors_of_ours_pass_as_they_are(pipeline: ebmkit.Pipeline) -> None:
+    class Refusing:
+        @hookimpl
+        def run_start(self) -> None:
+            raise ebmkit.UserError("not today")
+
+    with pytest.raises(ebmkit.UserError, match="not today"):
+        pipeline.fit(hooks=Hooks({"mine": Refusing}))
+
+
+class Misspelt:
+    @hookimpl
+    def step_ended(self, run: Run) -> None:
+        """There is no such hook."""
+
+
+class Overeager:
+    @hookimpl
+    def step_end(self, run: Run, energy: Any) -> None:
+        """There is no such argument."""
+
+
+@pytest.mark.parametrize(("plugin", "word"), [(Misspelt, "step_ended"), (Overeager, "energy")])
+def test_hooks_that_there_are_not_are_refused(plugin: type, word: str) -> None:
+    with pytest.raises(HookError) as caught:
+        Hooks({"foo-x:mine": plugin})
+    assert "foo-x:mine" in str(caught.value)
+    assert word in str(caught.value)
+
+
+def test_each_plugin_keeps_a_state_of_its_own(pipeline: ebmkit.Pipeline, tmp_path: Path) -> None:
+    first, second = Recording(), Recording()
+    second.said.append(("before",))
+    hooks = Hooks({"first": first, "second": second, "none": object()})
+    run = Run(pipeline, tmp_path, 6, 2)
+    states = hooks.save_state(run)
+    assert states == {"first": {"seen": 0, "at": 2}, "second": {"seen": 1, "at": 2}}
+    hooks.load_state(run, {**states, "gone": {"x": 1}})
+    assert (first.given, second.given) == (states["first"], states["second"])
+
+
+def test_further_problems_with_a_spec() -> None:
+    class Strict:
+        @hookimpl
+        def validate_spec(self, spec: Any) -> list[Problem]:
+            return [spec.problem("training.seed", "0 is unlucky")]
+
+    from ebmkit.spec import parse_toml
+
+    spec = parse_toml("[training]\nseed = 0\n", "p.toml")
+    assert Hooks({"mine": Strict}).validate_spec(spec) == [
+        Problem("training.seed", "0 is unlucky", 2)
+    ]
+    assert Hooks({"mine": object()}).validate_spec(spec) == []
+
+
+HOOK = """
+from ebmkit import Problem, hookimpl
+
+
+class Strict:
+    \"\"\"Wants another seed.\"\"\"
+
+    @hookimpl
+    def validate_spec(self, spec):
+        return [Problem("training.seed", "0 is unlucky")]
+
+    @hookimpl
+    def doctor(self):
+        return ["the stars are wrong"]
+"""
+
+
+class TestInstalled:
+    def test_the_command_asks_them(self, install: Any, cli: Callable[..., Any]) -> None:
+        install("foo-h", {"ebmkit.hooks": {"strict": "foo_h:Strict"}}, {"foo_h.py": HOOK})
+        said = cli("validate", "two-moons")
+        assert (said.code, said.errors) == (2, ["training.seed: 0 is unlucky"])
+        assert cli("--no-plugin", "foo-h:strict", "validate", "two-moons").code == 0
+
+    def test_their_word_at_the_doctors(self, install: Any, cli: Callable[..., Any]) -> None:
+        install("foo-h", {"ebmkit.hooks": {"strict": "foo_h:Strict"}}, {"foo_h.py": HOOK})
+        said = cli("doctor")
+        assert said.code == 1
+        assert "problem: the stars are wrong" in said.out
+
+    def test_two_of_one_name_are_both_called(self, install: Any) -> None:
+        for name in ("foo", "bar"):
+            modules = {f"{name}_h.py": HOOK}
+            install(f"{name}-h", {"ebmkit.hooks": {"strict": f"{name}_h:Strict"}}, modules)
+        assert len(Hooks.installed().doctor()) == 2
+
+    def test_one_that_cannot_be_imported_breaks_nothing_else(
+        self, install: Any, cli: Callable[..., Any]
+    ) -> None:
+        modules = {"foo_h.py": "raise RuntimeError('no luck')"}
+        install("foo-h", {"ebmkit.hooks": {"strict": "foo_h:Strict"}}, modules)
+        said = cli("validate", "two-moons")
+        assert said.code == 0
+        assert "foo-h" in said.err and "RuntimeError: no luck" in said.err
+        assert cli("doctor").code == 1
+
+    def test_one_with_a_misspelt_hook_is_the_plugins_fault(
+        self, install: Any, cli: Callable[..., Any]
+    ) -> None:
+        modules = {"foo_h.py": HOOK.replace("def doctor", "def doktor")}
+        install("foo-h", {"ebmkit.hooks": {"strict": "foo_h:Strict"}}, modules)
+        said = cli("validate", "two-moons")
+        assert said.code == 1
+        assert "foo-h:strict" in said.errors[0] and "doktor" in said.errors[0]
+
+
+def test_hook_errors_are_the_plugins_fault() -> None:
+    assert issubclass(HookError, PluginError)
+    assert HookError.exit_code == 1

@@ -142,10 +142,11 @@ class _Composer:
         if circle := checks.cycles(self.spec, plans):
             planner.problems += circle
             self._raise()  # parts in a circle cannot be built, and so not be checked any further
+        planned = not planner.problems
         # Parts that hold no weights are plain records: building them draws nothing, and lets one
         # report hold the problems of the whole.
         training, evaluation = (builder.build(sections[n]) for n in ("training", "evaluation"))
-        dataset: Any = None if planner.problems else builder.shared("dataset")
+        dataset: Any = builder.shared("dataset") if planned else None
         self._report(builder)
         event_shape = self._event_shape(dataset)
         if event_shape is None:
@@ -159,9 +160,7 @@ class _Composer:
             builder.training_steps = training.steps
         sampler: Any
         loss: Any
-        sampler, loss = (
-            builder.shared(kind) if not planner.problems else None for kind in ("sampler", "loss")
-        )
+        sampler, loss = (builder.shared(k) if planned else None for k in ("sampler", "loss"))
         self._report(builder)
         if training is not None:
             noise = checks.over_the_run(

@@ -154,3 +154,27 @@ def small() -> dict[str, object]:
         },
         "evaluation": {"n_samples": 50, "chain_steps": 5},
     }
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, cli: Callable[..., Result]
+) -> tuple[Path, Result]:
+    """A short run of a recipe, trained by the command, and what the command said."""
+    forget()
+    out = tmp_path_factory.mktemp("runs") / "trained"
+    settings = {
+        "training.steps": 12,
+        "training.batch_size": 32,
+        "training.log_every": 5,
+        "training.checkpoint_every": 3,
+        "training.keep_checkpoints": 2,
+        "loss.k_steps": 2,
+        "loss.buffer_size": 64,
+        "model.hidden": [8],
+        "evaluation.chain_steps": 5,
+        "evaluation.n_samples": 50,
+    }
+    words = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    said = cli("train", "eight-gaussians", "--out", out, "--seed", 5, "--device", "cpu", *words)
+    return out, said

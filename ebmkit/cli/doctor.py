@@ -49,7 +49,8 @@ def command() -> int:
             except EbmkitError as error:
                 problems.append(str(error))
     for component in registry().checked():
-        if component.status in ("conflict", "incompatible"):
+        unimported = component.kind == "recipe" and component.status == "broken"
+        if unimported or component.status in ("conflict", "incompatible"):
             whose = f"{component.kind} {component.name!r} of {component.distribution}"
             problems.append(f"{whose}: {component.status}: {component.reason}")
     problems += _strangers()

@@ -340,14 +340,15 @@ class TestFiles:
                 assert word in said.errors[0]
 
     def test_memory_that_there_is_not(
-        self, cli: Callable[..., Any], tmp_path: Path
+        self, small: Any, cli: Callable[..., Any], tmp_path: Path
     ) -> None:
+        spec, out = tmp_path / "p.toml", tmp_path / "run"
+        spec.write_text(to_toml(small))
         for value in ("[1000000000]", "[1000000, 1000000]", "[9223372036854775807]"):
-            said = cli("validate", "two-moons", "--set", f"model.hidden={value}")
+            said = cli("validate", spec, "--set", f"model.hidden={value}")
             assert said.code == 2
             assert "weights" in said.errors[0]
-        out = tmp_path / "run"
-        said = cli("train", "two-moons", "--set", "loss.buffer_size=1000000000000", "--out", out)
+        said = cli("train", spec, "--set", "loss.buffer_size=1000000000000", "--out", out)
         assert said.code == 2
         assert "more memory is needed than there is" in said.errors[0]
 
@@ -437,15 +438,11 @@ class Bits:
 
 
 class TestDiscreteness:
-    def test_a_discrete_sampler_of_continuous_data(
-        self, refused: Callable[..., list[str]]
-    ) -> None:
+    def test_a_discrete_sampler_of_continuous_data(self, refused: Callable[..., list[str]]) -> None:
         (message,) = refused(sampler=Discrete())
         assert message.startswith("sampler: it moves discrete states and the data are continuous")
 
-    def test_a_continuous_sampler_of_discrete_data(
-        self, refused: Callable[..., list[str]]
-    ) -> None:
+    def test_a_continuous_sampler_of_discrete_data(self, refused: Callable[..., list[str]]) -> None:
         (message,) = refused(dataset=Bits())
         assert message.startswith("sampler: it moves continuous states and the data are discrete")
 

@@ -42,9 +42,7 @@ def trained(spec: Any, steps: int = 20, **overrides: Any) -> Pipeline:
 class TestDeterminism:
     @pytest.mark.parametrize("loss", ["cd", "pcd"])
     @pytest.mark.parametrize("sampler", ["langevin", "mala"])
-    def test_same_seed_same_weights_bit_for_bit(
-        self, small: Any, loss: str, sampler: str
-    ) -> None:
+    def test_same_seed_same_weights_bit_for_bit(self, small: Any, loss: str, sampler: str) -> None:
         overrides = {"loss": {"use": loss, "k_steps": 2}, "sampler": {"use": sampler}}
         one, other = (trained(small, **overrides) for _ in range(2))
         assert same(weights(one), weights(other))
@@ -138,9 +136,7 @@ class TestLiveParts:
         sampler = ebmkit.create("sampler", "langevin", step_size=0.02)
         loss = ebmkit.create("loss", "cd", sampler=sampler, k_steps=2)
         slow = ebmkit.create("scheduler", "constant", value=0.5)
-        pipeline = trained(
-            small, 1, sampler=sampler, loss=loss, **{"training.optimizer.lr": slow}
-        )
+        pipeline = trained(small, 1, sampler=sampler, loss=loss, **{"training.optimizer.lr": slow})
         assert pipeline.sampler is sampler
         assert pipeline.loss is loss
         assert pipeline.trainer.optimizer is not None
@@ -164,9 +160,7 @@ class TestLiveParts:
         assert pipeline.sample(3, steps=2).dtype == torch.float64
 
     def test_overrides_as_tables_and_as_paths(self, small: Any) -> None:
-        pipeline = ebmkit.compose(
-            small, training={"batch_size": 8}, **{"sampler.step_size": 0.5}
-        )
+        pipeline = ebmkit.compose(small, training={"batch_size": 8}, **{"sampler.step_size": 0.5})
         assert pipeline.training.batch_size == 8
         assert pipeline.training.steps == 6
         assert pipeline.tables["sampler"]["step_size"] == 0.5
@@ -214,7 +208,9 @@ class TestForeignModules:
         assert same(weights(one), weights(other))
         third = ebmkit.compose(small, model="foreign", **{"training.seed": 9})
         assert not same(weights(one), weights(third))
-        assert same(weights(trained(small, model="foreign")), weights(trained(small, model="foreign")))
+        assert same(
+            weights(trained(small, model="foreign")), weights(trained(small, model="foreign"))
+        )
 
     def test_what_a_constructor_refuses_is_a_problem_with_its_path(self, small: Any) -> None:
         with pytest.raises(SpecError) as caught:
@@ -356,9 +352,10 @@ def test_a_limit_on_the_gradient(small: Any) -> None:
     pipeline = ebmkit.compose(small, **overrides)
     before = weights(pipeline)
     norm = pipeline.train_step()["gradient_norm"]
-    moved = sum(float((b - a).square().sum()) for a, b in zip(
-        before.values(), weights(pipeline).values(), strict=True
-    ))
+    moved = sum(
+        float((b - a).square().sum())
+        for a, b in zip(before.values(), weights(pipeline).values(), strict=True)
+    )
     assert norm > 1e-3
     assert moved**0.5 == pytest.approx(1e-3, rel=1e-3)
 

@@ -57,9 +57,7 @@ class Recording:
 
 @pytest.fixture
 def pipeline(small: Any) -> ebmkit.Pipeline:
-    return ebmkit.compose(
-        copy.deepcopy(small), dataset=ROWS, **{"training.evaluate_every": 3}
-    )
+    return ebmkit.compose(copy.deepcopy(small), dataset=ROWS, **{"training.evaluate_every": 3})
 
 
 def test_each_is_called_at_its_time(pipeline: ebmkit.Pipeline) -> None:
@@ -159,9 +157,7 @@ def test_one_that_fails_elsewhere_is_named_too(time: str, pipeline: ebmkit.Pipel
         calls[time]()
 
 
-def test_a_run_that_a_hook_ends_keeps_its_state(
-    pipeline: ebmkit.Pipeline, tmp_path: Path
-) -> None:
+def test_a_run_that_a_hook_ends_keeps_its_state(pipeline: ebmkit.Pipeline, tmp_path: Path) -> None:
     with pytest.raises(HookError):
         pipeline.fit(out=tmp_path / "run", hooks=Hooks({"mine": Failing("step_end")}))
     status = json.loads((tmp_path / "run" / "status.json").read_text())

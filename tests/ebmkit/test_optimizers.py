@@ -17,7 +17,7 @@ REFUSED: list[tuple[Any, str, tuple[str, ...]]] = [
     ({"use": "SparseAdam"}, ".use", ("that fits",)),
     ({"use": "Optimizer"}, ".use", ("no optimizer",)),
     ({"use": 3}, ".use", ("no optimizer 3",)),
-    ({"lr": 1e-3}, ".use", ("no optimizer None",)),
+    ({"use": ""}, ".use", ("no optimizer ''",)),
     ({"use": "adam", "learning_rate": 1}, ".learning_rate", ("no such key", "known: lr, betas")),
     ({"use": "adam", "bets": [0.9, 0.9]}, ".bets", ("did you mean 'betas'?",)),
     ({"use": "adam", "params": []}, ".params", ("no such key",)),
@@ -83,6 +83,12 @@ def test_a_bare_name_has_the_classs_own_defaults(small: Any) -> None:
     assert built.param_groups[0]["lr"] == 1e-3
 
 
+def test_keys_without_a_name_are_those_of_adam(small: Any) -> None:
+    built = optimizer(small, {"lr": 0.5})
+    assert isinstance(built, torch.optim.Adam)
+    assert built.param_groups[0]["lr"] == 0.5
+
+
 def test_a_schedule_is_followed_and_spread_over_the_run(small: Any) -> None:
     schedule = {"use": "linear", "start_value": 0.6, "end_value": 0.1}
     spec = {
@@ -104,7 +110,7 @@ def test_a_schedule_is_followed_and_spread_over_the_run(small: Any) -> None:
 
 SCHEDULES: list[tuple[dict[str, Any], str]] = [
     ({"use": "linear", "start_value": 0.1, "end_value": -0.1}, "expected a finite number ≥ 0"),
-    ({"use": "constant", "value": 0.1, "clock": "chain"}, "set clock = \"training\""),
+    ({"use": "constant", "value": 0.1, "clock": "chain"}, 'set clock = "training"'),
     ({"use": "multi-step", "start_value": 0.1, "milestones": [3, 2]}, "milestones"),
 ]
 

@@ -13,8 +13,9 @@ import torch
 from ebmkit.errors import did_you_mean
 from ebmkit.plan import Call, Planner, resolved
 
-# LBFGS calls the loss several times a step, and SparseAdam takes sparse gradients only.
-_UNFIT = {"LBFGS", "SparseAdam"}
+# LBFGS calls the loss several times a step, SparseAdam takes sparse gradients only, and Muon no
+# biases.
+_UNFIT = {"LBFGS", "SparseAdam", "Muon"}
 
 
 class OptimizerPlan(NamedTuple):

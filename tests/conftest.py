@@ -43,7 +43,7 @@ class Install(NamedTuple):
     def __call__(
         self,
         name: str,
-        entry_points: Mapping[str, Mapping[str, str]] | str = {},  # noqa: B006
+        entry_points: Mapping[str, Mapping[str, str]] | str,
         modules: Mapping[str, str] | None = None,
         *,
         version: str = "1.0",

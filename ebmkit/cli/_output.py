@@ -18,8 +18,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
+    lines = [*rows]
+    drawn = Table(box=None, header_style="bold", pad_edge=False)
+    for place, name in enumerate(columns):
+        # What a row is called is never cut short, however narrow the terminal is.
+        width = max((len(row[0]) for row in lines), default=0) if place == 0 else None
+        drawn.add_column(name, min_width=width, overflow="fold")
+    for row in lines:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
 

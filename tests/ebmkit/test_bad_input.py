@@ -275,9 +275,7 @@ def test_problems_of_parts_that_fit_alone_are_reported_at_once(
 
 
 class TestFiles:
-    def test_each_problem_has_its_line(
-        self, small: Any, cli: Callable[..., Any], tmp_path: Path
-    ) -> None:
+    def test_each_problem_has_its_line(self, cli: Callable[..., Any], tmp_path: Path) -> None:
         path = tmp_path / "p.toml"
         path.write_text(
             '[model]\nuse = "mlp"\nhidden = [\n  8,\n  "x",\n]\n'
@@ -381,7 +379,7 @@ class TestModelsAndData:
         assert "got (2, 1)" in message
 
     def test_a_model_that_returns_no_tensor(self, refused: Callable[..., list[str]]) -> None:
-        (message,) = refused(model=lambda x: 3.0)  # noqa: ARG005
+        (message,) = refused(model=lambda x: 3.0)
         assert "got float" in message
 
     def test_a_model_that_wants_labels(self, refused: Callable[..., list[str]]) -> None:
@@ -417,13 +415,13 @@ class Discrete:
 
     discrete = True
 
-    def init(self, energy: Any, x: Tensor) -> Any:  # noqa: ARG002
+    def init(self, energy: Any, x: Tensor) -> Any:
         return Batch(x)
 
     def draw(self, state: Any, *, generator: torch.Generator) -> None:
         """Nothing is drawn."""
 
-    def step(self, energy: Any, state: Any, noise: Any) -> Any:  # noqa: ARG002
+    def step(self, energy: Any, state: Any, noise: Any) -> Any:
         return state, {}
 
 

@@ -64,7 +64,10 @@ def test_labels_are_kept_where_the_model_wants_them_and_left_out_elsewhere() -> 
 
 def test_noise_has_the_stated_scale() -> None:
     feed = Feed(
-        Points(torch.zeros(20_000, 2)), 20_000, generator=torch.Generator().manual_seed(0), labels=False
+        Points(torch.zeros(20_000, 2)),
+        20_000,
+        generator=torch.Generator().manual_seed(0),
+        labels=False,
     )
     noisy = feed.noisy(feed.draw(), 0.3).x
     # Five standard errors of a standard deviation: false alarm below 6e-7.

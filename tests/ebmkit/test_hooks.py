@@ -102,7 +102,7 @@ class Failing:
             raise ZeroDivisionError("no luck")
 
     @hookimpl
-    def run_start(self, run: Run) -> None:  # noqa: ARG002
+    def run_start(self, run: Run) -> None:
         self.fail("run_start")
 
     @hookimpl
@@ -111,20 +111,20 @@ class Failing:
             self.fail("step_end")
 
     @hookimpl
-    def evaluation_done(self, run: Run) -> None:  # noqa: ARG002
+    def evaluation_done(self, run: Run) -> None:
         self.fail("evaluation_done")
 
     @hookimpl
-    def save_state(self, run: Run) -> Any:  # noqa: ARG002
+    def save_state(self, run: Run) -> Any:
         self.fail("save_state")
         return {}
 
     @hookimpl
-    def load_state(self, run: Run, state: Any) -> None:  # noqa: ARG002
+    def load_state(self, run: Run, state: Any) -> None:
         self.fail("load_state")
 
     @hookimpl
-    def run_end(self, run: Run) -> None:  # noqa: ARG002
+    def run_end(self, run: Run) -> None:
         self.fail("run_end")
 
     @hookimpl

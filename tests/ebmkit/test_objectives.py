@@ -38,7 +38,9 @@ class Noting:
 
 
 def normalised_net() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
+    return nn.Sequential(
+        nn.Linear(2, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0)
+    )
 
 
 def test_the_model_is_evaluating_while_draws_are_made_and_training_while_the_loss_is() -> None:
@@ -91,9 +93,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_nothing() -> None:
 def test_evaluating_puts_every_submodule_back_even_after_an_error() -> None:
     model = normalised_net()
     model[1].eval()
-    with pytest.raises(RuntimeError, match="within"), evaluating(model):
-        assert not any(m.training for m in model.modules())
-        raise RuntimeError("within")
+
+    def fail() -> None:
+        with evaluating(model):
+            assert not any(m.training for m in model.modules())
+            raise RuntimeError("within")
+
+    with pytest.raises(RuntimeError, match="within"):
+        fail()
     assert [m.training for m in model.modules()] == [True, True, False, True, True, True]
 
 

@@ -154,7 +154,7 @@ class TestBlocking:
     def test_a_whole_distribution(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EBMKIT_DISABLE_PLUGINS", " Foo.Still ")
         assert self.statuses() == {"quiet": "blocked", "still": "blocked"}
-        with pytest.raises(BlockedPartError, match="foo-still is blocked: .*DISABLE_PLUGINS"):
+        with pytest.raises(BlockedPartError, match=r"foo-still is blocked: .*DISABLE_PLUGINS"):
             registry().find("sampler", "still")
         assert "still" not in registry().names("sampler")
 

@@ -102,7 +102,7 @@ def test_data_that_are_not_finite_are_the_users_to_mend() -> None:
         def draw(self, size: int, *, generator: torch.Generator) -> ebmkit.Batch:
             return ebmkit.Batch(torch.full((size, 2), torch.inf))
 
-    with pytest.raises(ebmkit.DataError, match="dataset Broken: 32 of 32 points .* step 0"):
+    with pytest.raises(ebmkit.DataError, match=r"dataset Broken: 32 of 32 points .* step 0"):
         composed(dataset=Broken()).train_step()
 
 
@@ -117,7 +117,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step_is_taken() -> None:
             return (x * (self.weight - 1).abs().sqrt()).sum(1)
 
     pipeline = composed(model=Steep())
-    with pytest.raises(ebmkit.DivergenceError, match="gradient's norm is (nan|inf) at step 0"):
+    with pytest.raises(ebmkit.DivergenceError, match=r"gradient's norm is (nan|inf) at step 0"):
         pipeline.train_step()
     assert weights(pipeline)[0].tolist() == [1.0, 1.0]
 
@@ -147,7 +147,9 @@ def test_a_second_half_from_a_checkpoint_equals_an_undisturbed_run_bit_for_bit()
         second.train_step()
     assert second.step == 12
     for averaged in (False, True):
-        pairs = zip(weights(whole, averaged=averaged), weights(second, averaged=averaged), strict=True)
+        pairs = zip(
+            weights(whole, averaged=averaged), weights(second, averaged=averaged), strict=True
+        )
         assert all(torch.equal(a, b) for a, b in pairs)
 
 

@@ -7,6 +7,7 @@ import copy
 import datetime
 import math
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,11 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ebmkit
+from ebmkit import sources
 from ebmkit.composer import load_spec
 from ebmkit.registry import scan
-from ebmkit.spec import parse_toml, to_toml
+from ebmkit.spec import PARTS, parse_toml, to_toml
 
-RECIPES = [c.name for c in scan(third_party=False).components if c.kind == "recipe"]
+BUILT_INS = scan(third_party=False).components
+RECIPES = [c.name for c in BUILT_INS if c.kind == "recipe"]
 
 keys = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=6)
 scalars = (
@@ -80,7 +83,7 @@ JUNK: list[Any] = [
     {"use": "linear", "start_value": 1.0, "end_value": 0.0, "clock": "chain", "n_steps": 10**6},
     {"use": "sequential", "schedulers": [{"use": "constant", "value": 1.0}], "milestones": [0]},
     {"use": "warmup", "scheduler": {"use": "constant", "value": 1.0}, "n_steps": 10**9},
-    datetime.datetime(2020, 1, 1),  # noqa: DTZ001
+    datetime.datetime(2020, 1, 1),
     datetime.time(1, 2),
     10**400,
 ]
@@ -112,10 +115,50 @@ def typo(word: str, chance: random.Random) -> str:
     )
 
 
+NUMBERS = [0, 1, 2, 3, 10, 64, -1, 10**9, 0.0, 0.01, 0.5, 1.0, 1.5, 20.0, -0.5, 1e30, 1e-30]
+PLAUSIBLE: dict[str, list[Any]] = {
+    "int": [0, 1, 2, 3, 10, 64, 300, -1, 10**6, 10**9, 2**62],
+    "float": NUMBERS,
+    "bool": [True, False],
+    "str": ["no.npy", "x.csv", "/", "", "cpu", "chain", "training", "label", "silu", "data"],
+    "list": [[], [1], [1, 2], [2, 1], [0.5, -1], [[0.0, 1.0], [2.0, 3.0]], [[1.0]], [1e30], ["a"]],
+}
+"""Values of the right type, in range or not."""
+
+
+def plausible(kind: str, chance: random.Random, depth: int = 0) -> dict[str, Any]:
+    """A part of a kind with some of its own keys at values that are nearly right."""
+    component = chance.choice([c for c in BUILT_INS if c.kind == kind])
+    table: dict[str, Any] = {"use": component.name}
+    source = sources.read(component)
+    for field in source.fields if source else ():
+        if field.default is not None and chance.random() < 0.5:
+            continue
+        if "Scheduler" in field.type and depth < 2 and chance.random() < 0.5:
+            part = plausible("scheduler", chance, depth + 1)
+            table[field.name] = [part] * chance.randint(1, 3) if "list" in field.type else part
+        elif "Sampler" in field.type:
+            table[field.name] = "@sampler" if depth or chance.random() < 0.5 else "langevin"
+        else:
+            fits = [name for name in PLAUSIBLE if re.search(rf"\b{name}\b", field.type)]
+            fits = ["list"] if "list" in field.type or "tuple" in field.type else fits
+            values_of = PLAUSIBLE[chance.choice(fits or ["float"])]
+            table[field.name] = copy.deepcopy(chance.choice(values_of))
+    return table
+
+
 def mutate(tables: dict[str, Any], every_name: list[str], chance: random.Random) -> None:
     """One change, at a place taken at random."""
+    if chance.random() < 0.4:
+        part = chance.choice([*PARTS, "lr"])
+        if part != "lr":
+            tables[part] = plausible(part, chance)
+        elif isinstance(tables.get("training"), dict):
+            lr = plausible("scheduler", chance)
+            tables["training"]["optimizer"] = {"use": chance.choice(["adam", "sgd"]), "lr": lr}
+        return
     holder, key = chance.choice(list(holders(tables)) or [(tables, "model")])
-    kind = chance.randrange(6)
+    kind = chance.choice([0, 1, 2, 3, 3, 3, 4, 5])
     if kind == 0:
         holder.pop(key, None)
     elif kind == 1:
@@ -124,7 +167,9 @@ def mutate(tables: dict[str, Any], every_name: list[str], chance: random.Random)
         other, name = chance.choice(list(holders(tables)) or [(tables, "model")])
         holder[key] = copy.deepcopy(other.get(name))
     elif kind == 3:
-        holder[chance.choice([key, "seed", "n_samples", "sampler"])] = chance.choice(JUNK)
+        holder[chance.choice([key, key, key, "seed", "n_samples"])] = copy.deepcopy(
+            chance.choice(JUNK)
+        )
     elif kind == 4 and isinstance(holder.get(key), str):
         holder[key] = typo(holder[key], chance)
     else:
@@ -155,7 +200,7 @@ def spoilt(seed: int, every_name: list[str]) -> str:
 
 
 def test_a_thousand_spoilt_specs_end_in_0_or_2(cli: Callable[..., Any], tmp_path: Path) -> None:
-    names = sorted({c.name for c in scan(third_party=False).components})
+    names = sorted({c.name for c in BUILT_INS})
     path = tmp_path / "spoilt.toml"
     ends: Counter[int] = Counter()
     for seed in range(1000):

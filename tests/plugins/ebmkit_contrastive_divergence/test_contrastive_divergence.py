@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
+from ebmkit_contrastive_divergence.contrastive_divergence import ContrastiveDivergence
+from ebmkit_langevin.langevin import Langevin
+from ebmkit_langevin.mala import MALA
 from torch import Tensor, nn
 
 import ebmkit
 from ebmkit import Batch
-from ebmkit_contrastive_divergence.contrastive_divergence import ContrastiveDivergence
-from ebmkit_langevin.langevin import Langevin
-from ebmkit_langevin.mala import MALA
 
 
 class GaussianEnergy(nn.Module):

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from ebmkit_contrastive_divergence.persistent import PersistentContrastiveDivergence
+from ebmkit_langevin.langevin import Langevin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import ebmkit
 from ebmkit import Batch
-from ebmkit_contrastive_divergence.persistent import PersistentContrastiveDivergence as PCD
-from ebmkit_langevin.langevin import Langevin
 
 
 class Where(NamedTuple):
@@ -52,7 +52,9 @@ def test_every_slot_moves_by_its_own_steps_alone(
     # The number of steps that a slot has taken is its age times k, and nothing is lost: a write to
     # another slot, or two chains in one slot, would break the equality.
     batch = min(batch, slots)
-    loss = PCD(Counting(), k_steps=k_steps, buffer_size=slots, fill="uniform", fill_scale=0.25)
+    loss = PersistentContrastiveDivergence(
+        Counting(), k_steps=k_steps, buffer_size=slots, fill="uniform", fill_scale=0.25
+    )
     g = torch.Generator().manual_seed(seed)
     data = Batch(torch.zeros(batch, 2))
     state = loss.init(flat, data, generator=g)
@@ -77,7 +79,7 @@ def test_eight_far_wells_keep_their_chains() -> None:
 
     g = torch.Generator().manual_seed(0)
     data = Batch(centres.repeat(16, 1) + torch.randn(128, 2, generator=g))
-    loss = PCD(Langevin(step_size=1e-2), k_steps=5, buffer_size=512)
+    loss = PersistentContrastiveDivergence(Langevin(step_size=1e-2), k_steps=5, buffer_size=512)
     state = loss.init(wells, data, generator=g)
     start = centres.repeat(64, 1) + 0.3 * torch.randn(512, 2, generator=g)
     state = state._replace(x=start)
@@ -90,7 +92,9 @@ def test_eight_far_wells_keep_their_chains() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
 def test_restarts_at_the_stated_rate(rate: float) -> None:
-    loss = PCD(Counting(), k_steps=1, buffer_size=20_000, restart_rate=rate, fill="uniform")
+    loss = PersistentContrastiveDivergence(
+        Counting(), k_steps=1, buffer_size=20_000, restart_rate=rate, fill="uniform"
+    )
     g = torch.Generator().manual_seed(1)
     data = Batch(torch.zeros(20_000, 1))
     state = loss.init(flat, data, generator=g)
@@ -105,7 +109,9 @@ def test_restarts_at_the_stated_rate(rate: float) -> None:
 
 @pytest.mark.parametrize("fill", ["data", "gaussian", "uniform"])
 def test_fills_as_configured(fill: str) -> None:
-    loss = PCD(Counting(), buffer_size=50_000, fill=fill, fill_scale=0.5)  # type: ignore[arg-type]
+    loss = PersistentContrastiveDivergence(
+        Counting(), buffer_size=50_000, fill=fill, fill_scale=0.5
+    )  # type: ignore[arg-type]
     data = Batch(torch.tensor([[10.0], [20.0]]))
     x = loss.init(flat, data, generator=torch.Generator().manual_seed(2)).x.double()
     if fill == "data":
@@ -126,7 +132,9 @@ def test_slots_keep_their_label_and_restart_with_a_rows() -> None:
 
     labels = torch.arange(10).repeat(20)
     batch = Batch(100.0 * labels[:, None].float(), labels)
-    loss = PCD(Langevin(step_size=0.1), k_steps=5, buffer_size=400, restart_rate=0.3)
+    loss = PersistentContrastiveDivergence(
+        Langevin(step_size=0.1), k_steps=5, buffer_size=400, restart_rate=0.3
+    )
     objective = ebmkit.objective(loss, model, generator=torch.Generator().manual_seed(3))
     for _ in range(30):
         objective(batch)
@@ -144,7 +152,7 @@ def test_a_chain_that_is_not_finite_leaves_the_buffer_as_it_was() -> None:
         calls += 1
         return x.square().sum(1) * (torch.nan if calls > 10 else 1.0)
 
-    loss = PCD(Langevin(step_size=0.1), k_steps=3, buffer_size=64)
+    loss = PersistentContrastiveDivergence(Langevin(step_size=0.1), k_steps=3, buffer_size=64)
     objective = ebmkit.objective(loss, model, generator=torch.Generator().manual_seed(4))
     x = torch.randn(16, 2, generator=torch.Generator().manual_seed(5))
     objective(x)
@@ -157,7 +165,7 @@ def test_a_chain_that_is_not_finite_leaves_the_buffer_as_it_was() -> None:
 
 
 def test_number_of_negatives_may_differ_from_that_of_positives() -> None:
-    loss = PCD(Counting(), buffer_size=100, n_negatives=60)
+    loss = PersistentContrastiveDivergence(Counting(), buffer_size=100, n_negatives=60)
     output = ebmkit.objective(loss, flat)(torch.zeros(7, 2))
     assert output.negatives is not None
     assert output.negatives.shape == (60, 2)
@@ -165,11 +173,15 @@ def test_number_of_negatives_may_differ_from_that_of_positives() -> None:
 
 def test_too_few_slots_are_refused() -> None:
     with pytest.raises(ValueError, match="8 negatives need as many distinct slots"):
-        ebmkit.objective(PCD(Counting(), buffer_size=4), flat)(torch.zeros(8, 2))
+        ebmkit.objective(PersistentContrastiveDivergence(Counting(), buffer_size=4), flat)(
+            torch.zeros(8, 2)
+        )
 
 
 def test_events_of_any_shape_and_double_precision() -> None:
-    loss = PCD(Langevin(step_size=0.1), k_steps=2, buffer_size=32, restart_rate=0.5)
+    loss = PersistentContrastiveDivergence(
+        Langevin(step_size=0.1), k_steps=2, buffer_size=32, restart_rate=0.5
+    )
     x = torch.zeros(8, 1, 4, 4, dtype=torch.float64)
     output = ebmkit.objective(loss, lambda x: x.square().flatten(1).sum(1))(x)
     assert output.negatives is not None

@@ -9,10 +9,10 @@ import math
 
 import pytest
 import torch
+from ebmkit_langevin.langevin import Langevin
 from torch import Tensor
 
 import ebmkit
-from ebmkit_langevin.langevin import Langevin
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -9,12 +9,12 @@ import math
 
 import pytest
 import torch
+from ebmkit_langevin.mala import MALA
 from torch import Tensor
 from torch.distributions import Normal
 
 import ebmkit
 from ebmkit.chains import run_chain
-from ebmkit_langevin.mala import MALA
 
 CENTRES = torch.tensor([[-1.5, 0.0], [1.0, 0.8]])
 WEIGHTS = torch.tensor([0.35, 0.65])

@@ -75,7 +75,8 @@ class Specifications:
 
     @_spec
     def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
-        """When a checkpoint is read: what ``save_state`` of the same plugin returned."""
+        """After the run's start, where the pipeline came from a checkpoint: what ``save_state`` of the
+        same plugin returned."""
 
     @_spec
     def doctor(self) -> Sequence[str]:  # type: ignore[empty-body]

@@ -132,11 +132,14 @@ def plausible(kind: str, chance: random.Random, depth: int = 0) -> dict[str, Any
     table: dict[str, Any] = {"use": component.name}
     source = sources.read(component)
     for field in source.fields if source else ():
-        if field.default is not None and chance.random() < 0.5:
+        left_out = 0.9 if field.name in ("event_shape", "generator") else 0.5
+        if (field.default is not None or left_out == 0.9) and chance.random() < left_out:
             continue
         if "Scheduler" in field.type and depth < 2 and chance.random() < 0.5:
             part = plausible("scheduler", chance, depth + 1)
             table[field.name] = [part] * chance.randint(1, 3) if "list" in field.type else part
+        elif "Literal" in field.type and chance.random() < 0.9:
+            table[field.name] = chance.choice(re.findall(r"'([^']*)'", field.type))
         elif "Sampler" in field.type:
             table[field.name] = "@sampler" if depth or chance.random() < 0.5 else "langevin"
         else:

@@ -179,7 +179,13 @@ class Hooks:
     def _add(self, name: str, plugin: object) -> None:
         """Refuse implementations of hooks that do not exist, or with arguments that do not."""
         try:
-            self._manager.register(plugin() if inspect.isclass(plugin) else plugin, name)
+            made = plugin() if inspect.isclass(plugin) else plugin
+        except Exception as error:
+            raise HookError(
+                f"hook plugin {name} failed while it was made: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            self._manager.register(made, name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise HookError(f"hook plugin {name}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -123,7 +123,7 @@ def _is_number(value: Any) -> bool:
 def _complaint(value: Any, default: Any) -> str:
     if isinstance(default, bool):
         return "" if isinstance(value, bool) else "true or false"
-    if _is_number(value) and not math.isfinite(value):
+    if _is_number(value) and not abs(value) <= sys.float_info.max:
         return "a finite number"
     if isinstance(default, int | float):
         return "" if _is_number(value) else "a number"

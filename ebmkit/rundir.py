@@ -43,7 +43,7 @@ class RunDirectory:
             (path / CHECKPOINTS).mkdir(parents=True)
             (path / SPEC).write_text(to_toml(pipeline.tables), encoding="utf-8")
         except OSError as error:
-            raise RunDirectoryError(f"{path}: cannot be written: {error.strerror}") from error
+            raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
         directory = cls(path)
         directory.keep = pipeline.training.keep_checkpoints
         return directory
@@ -132,4 +132,4 @@ def clear(path: Path, *, force: bool) -> None:
             )
         shutil.rmtree(path)
     except OSError as error:
-        raise RunDirectoryError(f"{path}: cannot be used: {error.strerror}") from error
+        raise RunDirectoryError(f"{path}: cannot be used: {error.strerror or error}") from error

@@ -213,6 +213,15 @@ def test_hooks_that_there_are_not_are_refused(plugin: type, word: str) -> None:
     assert word in str(caught.value)
 
 
+def test_one_that_cannot_be_made_is_named() -> None:
+    class Unmade:
+        def __init__(self) -> None:
+            raise KeyError("oops")
+
+    with pytest.raises(HookError, match=r"hook plugin foo-x:mine failed .* KeyError: 'oops'"):
+        Hooks({"foo-x:mine": Unmade})
+
+
 def test_each_plugin_keeps_a_state_of_its_own(pipeline: ebmkit.Pipeline, tmp_path: Path) -> None:
     first, second = Recording(), Recording()
     second.said.append(("before",))

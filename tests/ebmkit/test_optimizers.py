@@ -26,6 +26,8 @@ REFUSED: list[tuple[Any, str, tuple[str, ...]]] = [
     ({"use": "adam", "lr": True}, ".lr", ("expected a scheduler",)),
     ({"use": "adam", "lr": float("inf")}, ".lr", ("expected a finite number, got inf",)),
     ({"use": "adam", "lr": float("nan")}, ".lr", ("expected a finite number, got nan",)),
+    ({"use": "adam", "lr": 10**400}, ".lr", ("expected a finite number, got 1000",)),
+    ({"use": "adam", "eps": -(10**400)}, ".eps", ("expected a finite number",)),
     ({"use": "adam", "lr": -1.0}, "", ("adam refuses its keys: Invalid learning rate: -1.0",)),
     ({"use": "adam", "betas": [2, 0.9]}, "", ("Invalid beta parameter",)),
     ({"use": "adam", "betas": 0.9}, ".betas", ("expected a list of 2 numbers, got 0.9",)),

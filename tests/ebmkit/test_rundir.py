@@ -159,7 +159,7 @@ class TestDirectories:
         fitted(small, tmp_path / "run")
         link = tmp_path / "link"
         link.symlink_to(tmp_path / "run")
-        with pytest.raises(RunDirectoryError):
+        with pytest.raises(RunDirectoryError, match=r"cannot be used: .*symbolic link"):
             clear(link, force=True)
         assert (tmp_path / "run" / "spec.toml").is_file()
 

@@ -99,16 +99,19 @@ class Pipeline:
         default those of the installed plugins; ``Hooks({})`` is none.
 
         Raises:
+            UserError: the model has no parameters to train.
             DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
             RunDirectoryError: ``out`` exists and ``force`` was not given, or cannot be written.
             HookError: a hook plugin raised; the message names it.
         """
         from ebmkit.rundir import RunDirectory
 
+        self.trainer.check_trainable()
         directory = RunDirectory.create(Path(out), self, force=force) if out is not None else None
         hooks = hooks if hooks is not None else Hooks.installed()
         steps = self.training.steps or 0
-        run = Run(self, directory.path if directory else None, steps, self.step, [*self.notices])
+        notices = [*self.notices, *hooks.left_out]
+        run = Run(self, directory.path if directory else None, steps, self.step, notices)
         self._interrupted = False
         error: BaseException | None = None
         try:

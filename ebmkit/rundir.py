@@ -43,7 +43,9 @@ class RunDirectory:
             (path / CHECKPOINTS).mkdir(parents=True)
             (path / SPEC).write_text(to_toml(pipeline.tables), encoding="utf-8")
         except OSError as error:
-            raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise RunDirectoryError(
+                f"{path}: cannot be written: {error.strerror or error}"
+            ) from error
         directory = cls(path)
         directory.keep = pipeline.training.keep_checkpoints
         return directory

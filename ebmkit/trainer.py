@@ -59,16 +59,15 @@ class Trainer:
             DataError: the batch is not finite.
             DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
         """
-        if self.optimizer is None or self.module is None:
-            raise UserError("model: it has no parameters to train; choose a model that has some")
+        module, optimizer = self.check_trainable()
         step = self.done
         batch = self._batch(step)
         if self.lr_schedule is not None:
-            for group in self.optimizer.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = self.lr_schedule(step)
-        self.optimizer.zero_grad(set_to_none=True)
-        if not self.module.training:
-            self.module.train()
+        optimizer.zero_grad(set_to_none=True)
+        if not module.training:
+            module.train()
         before = self.objective.state, self.objective.step
         with self._autocast(batch.x.device):
             output = self.objective(batch)
@@ -84,9 +83,19 @@ class Trainer:
                 "more regularisation of the energy, keeps it finite",
                 step=step,
             )
-        self.optimizer.step()
+        optimizer.step()
         self._average(step)
         return metrics
+
+    def check_trainable(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """The module and its optimizer.
+
+        Raises:
+            UserError: the model has no parameters to train.
+        """
+        if self.optimizer is None or self.module is None:
+            raise UserError("model: it has no parameters to train; choose a model that has some")
+        return self.module, self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next step needs."""

@@ -45,6 +45,7 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f"ebmkit.cli.{COMMANDS[cmd_name]}")
         command: click.Command = module.command
+        command.context_settings.setdefault("help_option_names", ["-h", "--help"])
         if not any(p.name == "no_plugin" for p in command.params):
             command.params.append(_no_plugin())
         return command

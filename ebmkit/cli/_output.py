@@ -11,8 +11,8 @@ import click
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table on standard output."""
     if not sys.stdout.isatty():
-        lines = ["\t".join(cell.replace("\n", " ") for cell in row) for row in (columns, *rows)]
-        click.echo("\n".join(lines))
+        for row in (columns, *rows):
+            click.echo("\t".join(cell.replace("\n", " ") for cell in row))
         return
     from rich.console import Console
     from rich.table import Table

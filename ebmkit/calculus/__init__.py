@@ -16,7 +16,8 @@ def energy_and_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         energies = energy(x)
-        (gradient,) = torch.autograd.grad(energies.sum(), x)
+        # Rows are independent, so ones as outer derivative give each row its own gradient.
+        (gradient,) = torch.autograd.grad(energies, x, torch.ones_like(energies))
     return energies.detach(), gradient
 
 

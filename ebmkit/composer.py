@@ -13,6 +13,7 @@ import torch
 from ebmkit import checks, optimizers
 from ebmkit.build import Builder
 from ebmkit.data import Points
+from ebmkit.devices import find_device
 from ebmkit.errors import DeviceError, Problem, SpecError, UnknownPartError, UserError
 from ebmkit.objectives import probe
 from ebmkit.pipeline import Pipeline
@@ -91,32 +92,6 @@ def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:
     return read_toml(found)
 
 
-def find_device(name: str) -> torch.device:
-    """The device called ``name``; "auto" is the first of cuda, mps, cpu that is there.
-
-    Raises:
-        DeviceError: there is no such device on this machine.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DeviceError(
-            f"{name!r} is no device; expected auto, cpu, cuda, cuda:i or mps"
-        ) from None
-    here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    here += ["mps"] * torch.backends.mps.is_available()
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
-    if (device.index or 0) >= count.get(device.type, 0):
-        raise DeviceError(
-            f"there is no device {name!r} on this machine (there are: {', '.join(here)})"
-        )
-    return device
-
-
 class _Composer:
     def __init__(self, spec: Spec) -> None:
         self.spec = _with_wrapped_data(spec)
@@ -173,22 +148,7 @@ class _Composer:
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None and event_shape is not None
-        n_classes = getattr(dataset, "n_classes", None)
-        builder.context = {
-            "event_shape": event_shape,
-            "n_classes": n_classes,
-            "generator": lambda: stream(training.seed, "weights"),
-        }
-        model = builder.shared("model")
-        self._report(builder)
-        self._raise()
-        if isinstance(model, torch.nn.Module):
-            model = model.to(device)
-        if problem := probe(model, event_shape, n_classes, device):
-            planner.report("model", problem)
-        self._raise()
-        if not list(_trainable(model)):
-            self.notices.append("the model has no parameters to train; fit will refuse")
+        model = self._model(builder, training.seed, event_shape, dataset, device)
         lr = optimizers.schedule_of(optimizer, builder.build)
         lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
         self._report(builder)
@@ -206,6 +166,33 @@ class _Composer:
             tables=self._resolved(plans, sections, optimizer),
             notices=tuple(self.notices),
         )
+
+    def _model(
+        self,
+        builder: Builder,
+        seed: int,
+        event_shape: tuple[int, ...],
+        dataset: Any,
+        device: torch.device,
+    ) -> Any:
+        """The model, built for the data's events, on the device, and found to take them."""
+        n_classes = getattr(dataset, "n_classes", None)
+        builder.context = {
+            "event_shape": event_shape,
+            "n_classes": n_classes,
+            "generator": lambda: stream(seed, "weights"),
+        }
+        model = builder.shared("model")
+        self._report(builder)
+        self._raise()
+        if isinstance(model, torch.nn.Module):
+            model = model.to(device)
+        if problem := probe(model, event_shape, n_classes, device):
+            self.planner.report("model", problem)
+        self._raise()
+        if not list(_trainable(model)):
+            self.notices.append("the model has no parameters to train; fit will refuse")
+        return model
 
     def _section(self, name: str, factory: type) -> Call | None:
         table = self.spec.tables.get(name, {})

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import ebmkit
 from ebmkit import Batch, Pipeline, SpecError, UserError
-from ebmkit.composer import find_device, load_spec
+from ebmkit.composer import load_spec
+from ebmkit.devices import find_device
 from ebmkit.errors import BrokenPluginError, DeviceError
 from ebmkit.hooks import Hooks
 from ebmkit.seeds import stream

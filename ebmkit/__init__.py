@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from ebmkit.errors import SpecError as SpecError
     from ebmkit.errors import UserError as UserError
     from ebmkit.fields import doc as doc
+    from ebmkit.fields import finite as finite
     from ebmkit.fields import generator_or_new as generator_or_new
     from ebmkit.fields import is_scheduled as is_scheduled
     from ebmkit.fields import scheduled as scheduled
+    from ebmkit.fields import whole as whole
     from ebmkit.hooks import Run as Run
     from ebmkit.hooks import hookimpl as hookimpl
     from ebmkit.loading import load as load
@@ -64,7 +66,7 @@ _HOME = {
         "SpecError",
         "UserError",
     ),
-    "ebmkit.fields": ("doc", "generator_or_new", "is_scheduled", "scheduled"),
+    "ebmkit.fields": ("doc", "finite", "generator_or_new", "is_scheduled", "scheduled", "whole"),
     "ebmkit.hooks": ("Run", "hookimpl"),
     "ebmkit.objectives": ("LossOutput", "Objective", "bind", "objective"),
     "ebmkit.pipeline": ("Pipeline",),

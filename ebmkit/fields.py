@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -18,6 +19,19 @@ def doc(text: str) -> dict[str, str]:
     return {"doc": text}
 
 
+def finite(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Validator: a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise ValueError(f"{attribute.name}: expected a finite number, got {value!r}")
+
+
+def whole(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Validator: a whole number; its bound is another validator's."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{attribute.name}: expected a whole number, got {value!r}")
+
+
 @attrs.frozen(repr=False)
 class _Scheduled:
     validator: Validator
@@ -27,6 +41,7 @@ class _Scheduled:
             if not callable(value):
                 raise TypeError(f"{attribute.name} must be a number or a scheduler, got {value!r}")
             return
+        finite(instance, attribute, value)
         self.validator(instance, attribute, value)
 
     def __repr__(self) -> str:

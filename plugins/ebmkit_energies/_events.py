@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -10,19 +9,7 @@ import attrs
 from attrs import validators
 from torch import Tensor
 
-
-def finite(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Validator: a finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise ValueError(f"{attribute.name}: expected a finite number, got {value!r}")
-
-
-def whole(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Validator: a whole number; its bound is another validator's."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{attribute.name}: expected a whole number, got {value!r}")
-
+from ebmkit import finite, whole
 
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], object]
 

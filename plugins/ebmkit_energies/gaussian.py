@@ -10,9 +10,9 @@ import torch
 from attrs import field, validators
 from torch import Tensor, nn
 
-from ebmkit import doc
+from ebmkit import doc, finite
 from ebmkit_energies._analytic import Analytic
-from ebmkit_energies._events import finite, matrix
+from ebmkit_energies._events import matrix
 
 
 def _covariance(_: Any, attribute: attrs.Attribute[Any], value: list[list[float]]) -> None:

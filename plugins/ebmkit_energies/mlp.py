@@ -11,8 +11,8 @@ import torch
 from attrs import field, validators
 from torch import Tensor, nn
 
-from ebmkit import doc, generator_or_new
-from ebmkit_energies._events import as_shape, flattened, positive, sizes, whole
+from ebmkit import doc, generator_or_new, whole
+from ebmkit_energies._events import as_shape, flattened, positive, sizes
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,

@@ -8,9 +8,8 @@ import attrs
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import doc
+from ebmkit import doc, finite
 from ebmkit_energies._analytic import Analytic
-from ebmkit_energies._events import finite
 
 
 @attrs.define(slots=False, eq=False, repr=False, on_setattr=attrs.setters.NO_OP)

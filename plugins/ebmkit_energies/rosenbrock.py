@@ -6,9 +6,9 @@ import attrs
 from attrs import field
 from torch import Tensor
 
-from ebmkit import doc
+from ebmkit import doc, finite
 from ebmkit_energies._analytic import Analytic
-from ebmkit_energies._events import finite, positive
+from ebmkit_energies._events import positive
 
 
 @attrs.define(slots=False, eq=False, repr=False, on_setattr=attrs.setters.NO_OP)

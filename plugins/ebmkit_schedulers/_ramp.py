@@ -8,8 +8,8 @@ from typing import Self
 import attrs
 from attrs import field, validators
 
-from ebmkit import doc
-from ebmkit_schedulers._schedule import Schedule, between, finite, whole
+from ebmkit import doc, finite, whole
+from ebmkit_schedulers._schedule import Schedule, between
 
 
 @attrs.frozen(kw_only=False)

@@ -10,20 +10,7 @@ from typing import Any, Literal, Self
 import attrs
 from attrs import field, validators
 
-from ebmkit import doc
-
-
-def finite(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Validator: a finite number."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise ValueError(f"{attribute.name}: expected a finite number, got {value!r}")
-
-
-def whole(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Validator: a whole number; its bound is another validator's."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{attribute.name}: expected a whole number, got {value!r}")
+from ebmkit import doc, whole
 
 
 def increasing(_: Any, attribute: attrs.Attribute[Any], value: list[int]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 from attrs import field
 
-from ebmkit import doc
-from ebmkit_schedulers._schedule import Schedule, finite
+from ebmkit import doc, finite
+from ebmkit_schedulers._schedule import Schedule
 
 
 @attrs.frozen(kw_only=False)

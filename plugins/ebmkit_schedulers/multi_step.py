@@ -8,8 +8,8 @@ from bisect import bisect_right
 import attrs
 from attrs import field, validators
 
-from ebmkit import doc
-from ebmkit_schedulers._schedule import Schedule, finite, increasing
+from ebmkit import doc, finite
+from ebmkit_schedulers._schedule import Schedule, increasing
 
 
 @attrs.frozen(kw_only=False)

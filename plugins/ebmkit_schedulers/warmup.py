@@ -7,8 +7,8 @@ from typing import Self
 import attrs
 from attrs import field, validators
 
-from ebmkit import Scheduler, doc, length_of, spread
-from ebmkit_schedulers._schedule import Schedule, between, finite, whole
+from ebmkit import Scheduler, doc, finite, length_of, spread, whole
+from ebmkit_schedulers._schedule import Schedule, between
 
 
 @attrs.frozen(kw_only=False)

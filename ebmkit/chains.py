@@ -51,7 +51,8 @@ def run_chain(
 
     Raises:
         DivergenceError: a chain ended at a point that is not finite; the message counts them.
-        ValueError: ``steps`` or ``thin`` is out of range, or a schedule would be cut.
+        ValueError: ``steps`` or ``thin`` is out of range.
+        ScheduleError: a schedule on the chain's clock is stated for more steps than the chain runs.
     """
     if steps < 0 or thin < 1:
         raise ValueError(f"expected steps ≥ 0 and thin ≥ 1, got steps={steps}, thin={thin}")
@@ -97,7 +98,8 @@ def sample(
 
     Raises:
         DivergenceError: a chain ended at a point that is not finite.
-        ValueError: ``steps`` or ``thin`` is out of range, or a schedule would be cut.
+        ValueError: ``steps`` or ``thin`` is out of range.
+        ScheduleError: a schedule on the chain's clock is stated for more steps than the chain runs.
     """
     with evaluating(model):
         chain = run_chain(

@@ -92,7 +92,9 @@ def buffer_holds_negatives(planner: Planner, loss: Any, training: Training) -> N
         )
 
 
-def schedules(planner: Planner, sampler: Any, loss: Any, training: Training) -> list[str]:
+def schedules(
+    planner: Planner, sampler: Any, loss: Any, training: Training, evaluation: Any
+) -> list[str]:
     """Schedules of samplers are within bounds and not cut; notices of those that end early."""
     k_steps = getattr(loss, "k_steps", None)
     chains = getattr(loss, "sampler", None)
@@ -103,6 +105,10 @@ def schedules(planner: Planner, sampler: Any, loss: Any, training: Training) -> 
             path = f"{place}.{name}"
             if complaint:
                 planner.report(path, complaint)
+            elif part is (sampler or chains) and evaluation is not None:
+                # What judges the model runs chains of another length.
+                if complaint := clocks.cut_complaint(schedule, evaluation.chain_steps):
+                    planner.report("evaluation.chain_steps", f"{path}: {complaint}")
             length = clocks.length_of(schedule) or 0
             if clocks.clock_of(schedule) == "training" and length > (training.steps or 0):
                 notices.append(

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
+from ebmkit.errors import ScheduleError
 from ebmkit.fields import is_scheduled
 from ebmkit.protocols import Scheduler
 
@@ -74,7 +75,7 @@ def values_at(sampler: object, steps: int, training_step: int) -> Callable[[int]
     """The scheduled parameters' values, as a function of the chain's step.
 
     Raises:
-        ValueError: a chain-clock schedule is stated for more steps than the chain runs.
+        ScheduleError: a chain-clock schedule is stated for more steps than the chain runs.
     """
     constant: dict[str, float] = {}
     moving: dict[str, Scheduler] = {}
@@ -85,7 +86,7 @@ def values_at(sampler: object, steps: int, training_step: int) -> Callable[[int]
         elif clock_of(value) == "training":
             constant[name] = value(training_step)
         elif complaint := cut_complaint(value, steps):
-            raise ValueError(f"{type(sampler).__name__}.{name}: {complaint}")
+            raise ScheduleError(f"{type(sampler).__name__}.{name}: {complaint}")
         else:
             moving[name] = spread(value, steps)
     if not moving:

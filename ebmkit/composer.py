@@ -143,7 +143,7 @@ class _Composer:
             )
             training = attrs.evolve(training, data_noise=noise)
             checks.buffer_holds_negatives(planner, loss, training)
-            self.notices += checks.schedules(planner, sampler, loss, training)
+            self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
         checks.same_states(planner, dataset, sampler, loss)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()

@@ -72,6 +72,10 @@ class DataError(UserError):
     """A data file or a tensor that cannot be used as it is."""
 
 
+class ScheduleError(UserError, ValueError):
+    """A schedule that a chain would not run through to its end."""
+
+
 class DeviceError(UserError):
     """A device that this machine does not have."""
 

@@ -139,3 +139,22 @@ def test_a_metropolis_chain_stuck_at_a_nan_energy_is_not_passed_over() -> None:
         ebmkit.sample(
             sampler, lambda x: torch.where(x[:, 0] > 0.9, torch.nan, 1.0) * x[:, 0], x, steps=3
         )
+
+
+def test_a_schedule_that_only_the_judging_chains_would_cut_is_found_before_training() -> None:
+    schedule = {"use": "linear", "start_value": 0.02, "end_value": 0.01, "clock": "chain"}
+    spec: dict[str, Any] = {
+        "model": {"use": "mlp", "hidden": [4]},
+        "sampler": {"use": "langevin", "step_size": {**schedule, "n_steps": 8}},
+        "loss": {"use": "cd", "k_steps": 8},
+        "dataset": {"use": "two-moons"},
+        "evaluation": {"chain_steps": 5, "n_samples": 10},
+    }
+    with pytest.raises(
+        ebmkit.SpecError, match=r"evaluation\.chain_steps: sampler\.step_size: .* 8"
+    ):
+        ebmkit.compose(spec)
+    pipeline = ebmkit.compose(spec, evaluation={"chain_steps": 8})
+    assert pipeline.sample(4).shape == (4, 2)
+    with pytest.raises(ebmkit.UserError, match="stated for 8 chain steps but the chain runs 3"):
+        pipeline.sample(4, steps=3)

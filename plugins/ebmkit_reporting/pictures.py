@@ -42,9 +42,9 @@ class Pictures:
 
 def draw_samples(data: Tensor, samples: Tensor) -> Figure:
     """Data (n, *event) and samples side by side: points in 2-D, images, else histograms."""
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    axes = figure.subplots(1, 2)
     shape = data.shape[1:]
+    figure = Figure(figsize=(10, 1 + 4.5 * _aspect(data)), layout="constrained")
+    axes = figure.subplots(1, 2)
     for ax, points, title in zip(axes, (data, samples), ("data", "samples"), strict=True):
         ax.set_title(title)
         if shape == (2,):
@@ -83,7 +83,8 @@ def draw_energy(pipeline: Pipeline, data: Batch, samples: Batch | None) -> Figur
     if log_density is not None:
         maps["data density"] = log_density(grid).exp()
     maps["model energy"] = -log_model
-    figure = Figure(figsize=(5 * len(maps), 4.4), layout="constrained")
+    height = 0.6 + 4 * _aspect(data.x)
+    figure = Figure(figsize=(5 * len(maps), height), layout="constrained")
     for ax, (title, values) in zip(figure.subplots(1, len(maps)), maps.items(), strict=True):
         _map(figure, ax, values, low, high, title)
     return figure
@@ -145,6 +146,14 @@ def _box(data: Tensor) -> tuple[list[float], list[float]]:
     low, high = data.min(0).values, data.max(0).values
     margin = 0.15 * (high - low)
     return (low - margin).tolist(), (high + margin).tolist()
+
+
+def _aspect(data: Tensor) -> float:
+    """Height over width of the box around points in the plane; 1 for other events."""
+    if data.shape[1:] != (2,):
+        return 1.0
+    low, high = _box(data)
+    return min(max((high[1] - low[1]) / max(high[0] - low[0], 1e-9), 0.4), 2.0)
 
 
 def _log_cell(low: list[float], high: list[float]) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 import ebmkit
 
-ROOT = Path(ebmkit.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KERNEL = sorted((ROOT / "ebmkit").rglob("*.py"))
 PLUGINS = sorted((ROOT / "plugins").rglob("*.py"))
 PUBLIC = {*ebmkit.__all__, "__version__"}

@@ -250,11 +250,11 @@ def _set(tables: dict[str, Any], path: str, value: Any, notices: list[str]) -> N
     if last == "use":
         _replace_use(table, ".".join(keys[:-1]), value, notices)
     elif isinstance(value, Mapping) and isinstance(table.get(last), dict):
-        inner = table[last]
         if "use" in value:
-            _replace_use(inner, path, value["use"], notices)
+            _replace_use(table[last], path, value["use"], notices)
         for key, item in value.items():
-            _set(inner, key, copy_tables(item), notices) if key != "use" else None
+            if key != "use":
+                _set(tables, f"{path}.{key}", item, notices)
     else:
         table[last] = copy_tables(value)
 

@@ -210,3 +210,15 @@ class TestPlaces:
 
 def test_none_has_no_place_in_toml() -> None:
     assert to_toml({"a": {"b": None, "c": [1]}}) == "[a]\nc = [\n    1,\n]\n"
+
+
+def test_a_nested_override_is_spoken_of_by_its_whole_path() -> None:
+    schedule = {"use": "cosine", "start_value": 0.1, "end_value": 0.0}
+    spec = Spec(tables={"sampler": {"use": "langevin", "step_size": schedule}})
+    replaced = spec.with_overrides({"sampler": {"step_size": {"use": "constant", "value": 0.2}}})
+    assert replaced.tables["sampler"]["step_size"] == {"use": "constant", "value": 0.2}
+    [notice] = replaced.notices
+    assert notice.startswith("sampler.step_size.use = 'constant' replaces 'cosine'")
+    shared = Spec(tables={"loss": {"use": "pcd", "sampler": "@sampler"}})
+    with pytest.raises(SpecError, match=r"^loss\.sampler\.step_size: cannot be set"):
+        shared.with_overrides({"loss": {"sampler.step_size": 0.1}})

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from ebmkit.hooks import Hooks, Run
     from ebmkit.pipeline import Pipeline
 
-SPEC, EVALUATION, STATUS, METRICS = "spec.toml", "evaluation.json", "status.json", "metrics.jsonl"
+SPEC, EVALUATION, STATUS = "spec.toml", "evaluation.json", "status.json"
 CHECKPOINTS = "checkpoints"
 
 
 class RunDirectory:
-    """One run on disk. Every file is written whole or not at all."""
+    """One run on disk. What is written here is written whole or not at all."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,12 +36,13 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the directory exists, or cannot be written.
         """
+        from ebmkit.checkpoint import write_atomically
         from ebmkit.spec import to_toml
 
         clear(path, force=force)
         try:
             (path / CHECKPOINTS).mkdir(parents=True)
-            (path / SPEC).write_text(to_toml(pipeline.tables), encoding="utf-8")
+            write_atomically(path / SPEC, to_toml(pipeline.tables).encode())
         except OSError as error:
             raise RunDirectoryError(
                 f"{path}: cannot be written: {error.strerror or error}"

@@ -9,19 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ebmkit.calculus import CalculusWarning as CalculusWarning
+    from ebmkit.calculus import Derivatives as Derivatives
+    from ebmkit.calculus import Jet as Jet
+    from ebmkit.calculus import directional_derivatives as directional_derivatives
+    from ebmkit.calculus import elementwise as elementwise
     from ebmkit.calculus import energy_and_gradient as energy_and_gradient
+    from ebmkit.calculus import register_rule as register_rule
     from ebmkit.calculus import score as score
+    from ebmkit.calculus import with_rule as with_rule
     from ebmkit.chains import Chain as Chain
     from ebmkit.chains import run_chain as run_chain
     from ebmkit.chains import sample as sample
     from ebmkit.clocks import clock_of as clock_of
     from ebmkit.clocks import length_of as length_of
     from ebmkit.clocks import spread as spread
+    from ebmkit.compiling import CompileWarning as CompileWarning
+    from ebmkit.compiling import tracing as tracing
     from ebmkit.composer import compose as compose
     from ebmkit.composer import create as create
+    from ebmkit.errors import CompileError as CompileError
     from ebmkit.errors import DataError as DataError
     from ebmkit.errors import DivergenceError as DivergenceError
     from ebmkit.errors import EbmkitError as EbmkitError
+    from ebmkit.errors import EnergyError as EnergyError
     from ebmkit.errors import EvaluationError as EvaluationError
     from ebmkit.errors import PluginError as PluginError
     from ebmkit.errors import Problem as Problem
@@ -52,14 +63,27 @@ if TYPE_CHECKING:
     from ebmkit.protocols import State as State
 
 _HOME = {
-    "ebmkit.calculus": ("energy_and_gradient", "score"),
+    "ebmkit.calculus": (
+        "CalculusWarning",
+        "Derivatives",
+        "Jet",
+        "directional_derivatives",
+        "elementwise",
+        "energy_and_gradient",
+        "register_rule",
+        "score",
+        "with_rule",
+    ),
     "ebmkit.chains": ("Chain", "run_chain", "sample"),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
+    "ebmkit.compiling": ("CompileWarning", "tracing"),
     "ebmkit.composer": ("compose", "create"),
     "ebmkit.errors": (
+        "CompileError",
         "DataError",
         "DivergenceError",
         "EbmkitError",
+        "EnergyError",
         "EvaluationError",
         "PluginError",
         "Problem",

@@ -72,6 +72,14 @@ class DataError(UserError):
     """A data file or a tensor that cannot be used as it is."""
 
 
+class CompileError(UserError):
+    """A loss that was to be compiled and cannot be."""
+
+
+class EnergyError(UserError):
+    """An energy that does not return one number a row, or cannot be differentiated as asked."""
+
+
 class ScheduleError(UserError, ValueError):
     """A schedule that a chain would not run through to its end."""
 

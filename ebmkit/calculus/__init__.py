@@ -5,20 +5,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ebmkit.calculus.chain_rule import elementwise
+from ebmkit.calculus.jet import Jet, register_rule, with_rule
+from ebmkit.calculus.taylor import CalculusWarning, Derivatives, directional_derivatives
 from ebmkit.protocols import Energy
 
+__all__ = [
+    "CalculusWarning",
+    "Derivatives",
+    "Jet",
+    "directional_derivatives",
+    "elementwise",
+    "energy_and_gradient",
+    "register_rule",
+    "score",
+    "with_rule",
+]
 
-def energy_and_gradient(energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies E(x) (batch,) and gradients ∇ₓE(x) (batch, *event), both detached.
 
-    One forward and one backward through the energy; gradients of its parameters are not computed.
+def energy_and_gradient(
+    energy: Energy, x: Tensor, *, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Energies E(x) (batch,) and gradients ∇ₓE(x) (batch, *event).
+
+    One forward and one backward through the energy. Both are detached, and no gradient of the
+    energy's parameters is computed, unless ``create_graph`` keeps what a loss needs to be
+    differentiated in the parameters.
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         energies = energy(x)
         # Rows are independent, so ones as outer derivative give each row its own gradient.
-        (gradient,) = torch.autograd.grad(energies, x, torch.ones_like(energies))
-    return energies.detach(), gradient
+        (gradient,) = torch.autograd.grad(
+            energies, x, torch.ones_like(energies), create_graph=create_graph
+        )
+    return (energies, gradient) if create_graph else (energies.detach(), gradient)
 
 
 def score(energy: Energy, x: Tensor) -> Tensor:

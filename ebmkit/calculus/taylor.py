@@ -1,0 +1,242 @@
+"""The primitive of score matching: first and summed second derivatives along directions."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ebmkit.calculus.jet import Jet, NoRuleError
+from ebmkit.calculus.kinks import noticing
+from ebmkit.errors import EnergyError
+from ebmkit.layers import energy_name, layer_name, module_of
+from ebmkit.protocols import Energy
+
+MEMORY_BUDGET = 512 * 2**20
+"""Bytes that the derivatives along the directions may take; more directions go in chunks."""
+_ROOMY = 2000
+"""Bytes of intermediate results a byte of input directions, which no common network reaches."""
+
+
+class CalculusWarning(UserWarning):
+    """Second derivatives that leave something out, or that take a slower way."""
+
+
+class Derivatives(NamedTuple):
+    """What an energy's Taylor expansion to second order along directions holds."""
+
+    energies: Tensor
+    """E(x) (batch,)."""
+    first: Tensor
+    """∇E · v_i (directions, batch)."""
+    second: Tensor
+    """Σ_i v_iᵀ ∇²E v_i (batch,); with the identity as directions, the Laplacian."""
+    gradient: Tensor | None = None
+    """∇E (batch, *event), where it was asked for."""
+
+
+def directional_derivatives(
+    energy: Energy,
+    x: Tensor,
+    directions: Tensor | None = None,
+    *,
+    gradient: bool = False,
+    memory: int = MEMORY_BUDGET,
+) -> Derivatives:
+    """Energies, directional first derivatives and summed second derivatives of E at x in one pass.
+
+    x (batch, *event); directions V (n, *event), the same for all rows, or (n, batch, *event); by
+    default the identity, which gives the gradient and the Laplacian. With ``gradient`` the whole
+    gradient is taken beside directions that do not span the space, by one backward pass through the
+    same forward pass. All results can be differentiated in the energy's parameters once.
+
+    (E, J, l) is carried forward through the energy: a linear map acts on all three, an elementwise
+    f sends them to (f, f′J, f′l + f″ΣJ²). An energy with a function that has no rule is
+    differentiated forward over reverse instead, and a warning says so once, by the layer's name.
+    Directions go through in chunks where their derivatives would take more than ``memory`` bytes;
+    chunks are computed once more in the backward pass.
+
+    Rows must not depend on each other. Of functions with kinks (ReLU) the derivatives are those
+    almost everywhere, and a warning says so once.
+
+    Raises:
+        EnergyError: the energy does not return one number a row, or does not depend on x.
+
+    Source: Forward Laplacian: A New Computational Framework for Neural Network-based Variational
+    Monte Carlo (Li and others, 2023); Collapsing Taylor Mode Automatic Differentiation (Dangel and
+    others, 2025).
+    """
+    shape = x.shape[1:]
+    if directions is None:
+        size = math.prod(shape)
+        directions = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *shape)
+    if directions.shape[1:] not in (shape, x.shape):
+        raise ValueError(
+            f"directions: expected shape (n, {', '.join(map(str, shape))}), or with the batch "
+            f"{len(x)} after n, got {tuple(directions.shape)}"
+        )
+    with torch.enable_grad():
+        if gradient:
+            x = x.detach().requires_grad_(True)
+        try:
+            with noticing() as kinks:
+                result = _in_chunks(energy, x, directions, memory)
+        except NoRuleError as missing:
+            layer = layer_name(missing.__traceback__, energy)
+            _say_once(
+                energy,
+                f"{layer}: {missing.function} has no rule for carried derivatives, so the energy's "
+                "are taken forward over reverse, which is slower; "
+                "ebmkit.register_rule(function, rule) adds a rule",
+            )
+            result = _forward_over_reverse(energy, x, directions, memory, layer)
+        for name in dict.fromkeys(kinks):
+            _say_once(
+                energy,
+                f"{energy_name(energy)} uses {name}, whose slope jumps: its second derivative is "
+                "taken almost everywhere, so the curvature that sits at the kinks is missing from "
+                "the Laplacian and from score matching's loss; choose a smooth activation (silu, "
+                "softplus, tanh)",
+            )
+        if gradient:
+            ones = torch.ones_like(result.energies)
+            (slope,) = torch.autograd.grad(result.energies, x, ones, create_graph=True)
+            result = result._replace(gradient=slope)
+    return result
+
+
+def _in_chunks(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> Derivatives:
+    count = max(1, len(directions))
+    size = _chunk_size(energy, x, directions, memory)
+    if size >= count:
+        return _carry(energy, x, directions)
+    energies: Tensor | None = None
+    firsts: list[Tensor] = []
+    second: Any = 0.0
+    for chunk in torch.split(directions, size):
+        # Kept whole, the chunks together would need what one pass needs: each keeps its inputs
+        # alone and is computed once more in the backward pass.
+        part = checkpoint(_carry, energy, x, chunk, use_reentrant=False, preserve_rng_state=False)
+        energies = part.energies if energies is None else energies
+        firsts.append(part.first)
+        second = second + part.second
+    assert energies is not None
+    return Derivatives(energies, torch.cat(firsts), second)
+
+
+def _carry(energy: Energy, x: Tensor, directions: Tensor) -> Derivatives:
+    if directions.ndim == x.ndim:
+        directions = directions.unsqueeze(1).expand(len(directions), *x.shape)
+    y = energy(Jet(x, directions, None))
+    if not isinstance(y, Jet):
+        raise EnergyError(
+            f"{energy_name(energy)} does not depend on x: it returned {_described(y, len(x))}"
+        )
+    _check_scalar(energy, y.value, x)
+    second = torch.zeros_like(y.value) if y.second is None else y.second
+    return Derivatives(y.value, y.first, second)
+
+
+def _chunk_size(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> int:
+    """How many directions fit the budget, told from a pass of two rows along one direction."""
+    count = len(directions)
+    needed = count * x.numel() * x.element_size()
+    if needed * _ROOMY <= memory or not count:
+        return count
+    rows = min(2, len(x))
+    alike = directions.ndim == x.ndim
+    module = module_of(energy)
+    known = _bytes_a_row.setdefault(module, {}) if module is not None else {}
+    kind = (x.shape[1:], x.dtype, alike)
+    if kind not in known:
+        one = directions[:1] if alike else directions[:1, :rows]
+        kept = [_bytes_kept(energy, x[:rows].detach(), part) for part in (one[:0], one)]
+        known[kind] = max(kept[1] - kept[0], 1) / rows
+    return max(1, min(count, int(memory / (known[kind] * len(x)))))
+
+
+def _bytes_kept(energy: Energy, x: Tensor, directions: Tensor) -> int:
+    """Bytes that a pass keeps for its backward pass."""
+    kept = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _carry(energy, x, directions)
+    return kept
+
+
+_bytes_a_row: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
+"""Of each energy, what a row along one direction keeps for the backward pass."""
+
+
+def _forward_over_reverse(
+    energy: Energy, x: Tensor, directions: Tensor, memory: int, layer: str
+) -> Derivatives:
+    _check_scalar(energy, energy(x), x)
+
+    def total(y: Tensor) -> tuple[Tensor, Tensor]:
+        energies = energy(y)
+        return energies.sum(), energies
+
+    gradient = torch.func.grad(total, has_aux=True)
+    try:
+        slope, energies = gradient(x)
+
+        def along(v: Tensor) -> tuple[Tensor, Tensor]:
+            v = v.expand_as(x)
+            curve = torch.func.jvp(lambda y: gradient(y)[0], (x,), (v,))[1]
+            return (slope * v).flatten(1).sum(1), (curve * v).flatten(1).sum(1)
+
+        # What a network keeps a direction is not known here; ten times the input is common.
+        size = max(1, int(memory / (10 * max(x.numel(), 1) * x.element_size())))
+        parts: list[tuple[Tensor, Tensor]] = [
+            checkpoint(torch.vmap(along), chunk, use_reentrant=False, preserve_rng_state=False)
+            if size < len(directions)
+            else torch.vmap(along)(chunk)
+            for chunk in torch.split(directions, size)
+        ]
+    except (RuntimeError, NotImplementedError) as error:
+        raise EnergyError(
+            f"{layer} cannot be differentiated twice in x: {error}; choose another layer, "
+            "denoising-score-matching, which needs first derivatives alone, or register a rule "
+            "with ebmkit.register_rule"
+        ) from error
+    return Derivatives(
+        energies,
+        torch.cat([first for first, _ in parts]),
+        torch.cat([second for _, second in parts]).sum(0),
+    )
+
+
+def _check_scalar(energy: Energy, energies: Any, x: Tensor) -> None:
+    if not isinstance(energies, Tensor) or energies.shape != x.shape[:1]:
+        raise EnergyError(
+            f"{energy_name(energy)} must return one energy a row, shape ({len(x)},), got "
+            f"{_described(energies, len(x))}"
+        )
+
+
+def _described(result: Any, rows: int) -> str:
+    if not isinstance(result, Tensor):
+        return type(result).__name__
+    shape = tuple(result.shape)
+    return f"shape {shape}; squeeze its last axis" if shape == (rows, 1) else f"shape {shape}"
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def _say_once(energy: Energy, message: str) -> None:
+    key = (energy_name(energy), message)
+    if key not in _said:
+        _said.add(key)
+        warnings.warn(message, CalculusWarning, stacklevel=4)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebmkit.compiling import Compile, CompiledLoss
 from ebmkit.data import as_batch
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
@@ -31,11 +32,19 @@ class Objective:
     """A loss bound to a model. It owns the loss's state (such as a replay buffer) and its step."""
 
     def __init__(
-        self, loss: Loss, model: Model, *, generator: torch.Generator | None = None
+        self,
+        loss: Loss,
+        model: Model,
+        *,
+        generator: torch.Generator | None = None,
+        compile: Compile = "auto",  # noqa: A002
+        steps: int | None = None,
     ) -> None:
         self.loss = loss
         self.model = model
         self.generator = generator
+        self.computation = CompiledLoss(loss, model, mode=compile, steps=steps)
+        """How the loss is computed; its ``decision`` says whether compiled, and why."""
         self.state: Any = None
         self.step = 0
 
@@ -47,10 +56,11 @@ class Objective:
         Raises:
             DataError: the batch is none of these.
             DivergenceError: the loss or a chain is not finite; nothing is kept of such a step.
+            CompileError: ``compile="on"`` and the loss cannot be compiled.
         """
         batch = as_batch(batch)
         draws, state = self.draw(batch)
-        loss, metrics = self.loss(self.model, batch, draws)
+        loss, metrics = self.computation(batch, draws)
         if not torch.isfinite(loss):
             raise DivergenceError(
                 f"{type(self.loss).__name__}: the loss is {loss.item()} at step {self.step}",
@@ -79,12 +89,22 @@ class Objective:
         return drawn
 
 
-def objective(loss: Loss, model: Model, *, generator: torch.Generator | None = None) -> Objective:
+def objective(
+    loss: Loss,
+    model: Model,
+    *,
+    generator: torch.Generator | None = None,
+    compile: Compile = "auto",  # noqa: A002
+    steps: int | None = None,
+) -> Objective:
     """Bind a loss to a model for a hand-written loop.
 
     Without a generator a new one is seeded from the operating system; pass one to reproduce a run.
+    ``compile`` says whether loss and gradient are compiled into one graph: "on", "off", or "auto",
+    which does so where ``steps``, the training steps to come, pay for it by an estimate from the
+    graph (never by the clock, so that a run repeated is the same run); without ``steps`` it does not.
     """
-    return Objective(loss, model, generator=generator)
+    return Objective(loss, model, generator=generator, compile=compile, steps=steps)
 
 
 def bind(model: Model, condition: Tensor | None) -> Energy:

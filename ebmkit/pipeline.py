@@ -57,7 +57,13 @@ class Pipeline:
         self.conditional = conditional(model) and getattr(dataset, "n_classes", None) is not None
         self.trainer = Trainer(
             model=model,
-            objective=Objective(loss, model, generator=self.generator("loss")),
+            objective=Objective(
+                loss,
+                model,
+                generator=self.generator("loss"),
+                compile=training.compile,
+                steps=training.steps,
+            ),
             feed=Feed(
                 dataset,
                 training.batch_size,

@@ -73,7 +73,10 @@ class RunDirectory:
         def status(word: str, reason: str = "") -> None:
             seconds = round(time.monotonic() - started, 3)
             said = {"status": word, "step": run.step, "total_steps": run.total_steps}
-            self._write_json(STATUS, {**said, "seconds": seconds, "reason": reason})
+            compiled = run.pipeline.trainer.objective.computation.decision
+            self._write_json(
+                STATUS, {**said, "seconds": seconds, "reason": reason, "compile": compiled}
+            )
 
         status("running")
         try:

@@ -63,6 +63,13 @@ class Training:
         validator=in_(("float32", "bf16")),
         metadata=doc("bf16 runs the loss under autocast; weights stay float32"),
     )
+    compile: Literal["auto", "on", "off"] = field(
+        default="auto",
+        validator=in_(("auto", "on", "off")),
+        metadata=doc(
+            "whether loss and gradient are compiled; auto does so where the run's length pays for it"
+        ),
+    )
     on_divergence: Literal["stop"] = field(
         default="stop",
         validator=in_(("stop",)),

@@ -1,0 +1,1 @@
+"""Losses that match the model's score to the data's, without sampling."""

@@ -12,19 +12,9 @@ from attrs import field, validators
 from torch import Tensor, nn
 
 from ebmkit import doc, generator_or_new, whole
+from ebmkit_energies._conditions import labels_of, n_labels
 from ebmkit_energies._events import as_shape, flattened, positive, sizes
-
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "silu": nn.SiLU,
-    "softplus": nn.Softplus,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "selu": nn.SELU,
-    "elu": nn.ELU,
-    "relu": nn.ReLU,
-}
-_MOST_WEIGHTS = 2**28
-"""A gibibyte in float32: a slip of the pen is refused before it fills the memory."""
+from ebmkit_energies._weights import ACTIVATIONS, MOST_WEIGHTS, draw_weights, undrawn_linear
 
 
 # nn.Module looks after attributes, identity and repr itself, so attrs writes the constructor alone.
@@ -54,7 +44,7 @@ class MLP(nn.Module):
     )
     activation: Literal["silu", "softplus", "tanh", "gelu", "selu", "elu", "relu"] = field(
         default="silu",
-        validator=validators.in_(tuple(_ACTIVATIONS)),
+        validator=validators.in_(tuple(ACTIVATIONS)),
         metadata=doc("function between layers; with relu the score is constant in pieces"),
     )
     output_bound: float | None = field(
@@ -95,34 +85,23 @@ class MLP(nn.Module):
     def __attrs_post_init__(self) -> None:
         # A generator can be neither copied nor pickled, and has done its work after `draw`.
         generator, self.generator = generator_or_new(self.generator), None
-        labels = self.n_classes if self.conditional else 0
-        if labels is None:
-            raise ValueError(
-                "conditional: needs n_classes, the number of labels; choose labelled data, state "
-                "n_classes, or conditional = false"
-            )
+        labels = n_labels(self.conditional, self.n_classes)
         widths = [math.prod(self.event_shape) + labels, *self.hidden]
         n_weights = sum((before + 1) * after for before, after in pairwise([*widths, 1]))
-        if n_weights > _MOST_WEIGHTS:
+        if n_weights > MOST_WEIGHTS:
             raise ValueError(
                 f"hidden: {self.hidden} between {widths[0]} inputs and 1 output makes {n_weights:,} "
-                f"weights, expected at most {_MOST_WEIGHTS:,}; state narrower layers"
+                f"weights, expected at most {MOST_WEIGHTS:,}; state narrower layers"
             )
         modules: list[nn.Module] = []
         for before, after in pairwise(widths):
-            modules += [_undrawn(before, after), _ACTIVATIONS[self.activation]()]
-        self.layers = nn.Sequential(*modules, _undrawn(widths[-1], 1))
+            modules += [undrawn_linear(before, after), ACTIVATIONS[self.activation]()]
+        self.layers = nn.Sequential(*modules, undrawn_linear(widths[-1], 1))
         self.draw(generator=generator)
 
     def draw(self, *, generator: torch.Generator) -> None:
         """Draw all weights and biases anew; the numbers depend on the generator alone."""
-        with torch.no_grad():
-            for layer in self.layers:
-                if isinstance(layer, nn.Linear):
-                    bound = 1 / math.sqrt(layer.in_features)
-                    for parameter in (layer.weight, layer.bias):
-                        drawn = torch.empty_like(parameter, device=generator.device)
-                        parameter.copy_(drawn.uniform_(-bound, bound, generator=generator))
+        draw_weights(self.layers, generator)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Energies (batch,) of points (batch, *event), given labels (batch,) where conditional.
@@ -132,37 +111,14 @@ class MLP(nn.Module):
         """
         rows = flattened(x, self.event_shape, self)
         inputs = rows if self.input_scale == 1 else rows * self.input_scale
-        if self.conditional:
-            inputs = torch.cat([inputs, self._one_hot(condition, rows)], 1)
-        elif condition is not None:
-            raise ValueError("MLP: got a condition and is not conditional; set conditional = true")
+        n_classes = n_labels(self.conditional, self.n_classes)
+        labels = labels_of(condition, n_classes, len(rows), self)
+        if labels is not None:
+            one_hot = nn.functional.one_hot(labels, n_classes).to(rows.dtype)
+            inputs = torch.cat([inputs, one_hot], 1)
         energies: Tensor = self.layers(inputs).squeeze(1)
         if self.output_bound is not None:
             energies = energies.tanh() * self.output_bound
         if self.base_scale is not None:
             energies = energies.add((rows * rows).sum(1), alpha=0.5 / self.base_scale**2)
         return energies
-
-    def _one_hot(self, condition: Tensor | None, rows: Tensor) -> Tensor:
-        """Labels (batch,) as rows (batch, n_classes) of the dtype of ``rows``."""
-        assert self.n_classes is not None
-        wanted = f"MLP: expected labels of shape ({len(rows)},) in 0 … {self.n_classes - 1}"
-        if condition is None:
-            raise ValueError(f"{wanted} as condition, for it is conditional; got none")
-        whole_numbers = not (
-            condition.is_floating_point() or condition.is_complex() or condition.dtype == torch.bool
-        )
-        if condition.shape != rows.shape[:1] or not whole_numbers:
-            raise ValueError(f"{wanted}, got shape {tuple(condition.shape)} of {condition.dtype}")
-        # A compiled region cannot branch on values: there the labels go unchecked.
-        if len(condition) and not torch.compiler.is_compiling():
-            low, high = (int(end) for end in condition.aminmax())
-            if low < 0 or high >= self.n_classes:
-                raise ValueError(f"{wanted}, got labels from {low} to {high}")
-        return nn.functional.one_hot(condition.long(), self.n_classes).to(rows.dtype)
-
-
-def _undrawn(before: int, after: int) -> nn.Linear:
-    # nn.Linear fills its weights from torch's global generator; on meta there is nothing to fill.
-    layer = nn.Linear(before, after, device="meta")
-    return layer.to_empty(device=torch.get_default_device())

@@ -23,6 +23,8 @@ TESTED = {
     "03_schedulers.py",
     "04_complete_training.py",
     "05_compose.py",
+    "08_score_matching.py",
+    "09_sliced_and_denoising.py",
 }
 
 
@@ -126,6 +128,22 @@ def test_compose(tmp_path: Path) -> None:
     pipeline = ebmkit.compose(names["PIPELINE"], training={"steps": 2})
     assert pipeline.train_step()["loss"].isfinite()
     assert len(pipeline.dataset) == 3000
+
+
+def test_score_matching(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    _, history = load("08_score_matching.py")["main"](epochs=4)
+    assert len(history) == 4 and all(map(math.isfinite, history))
+    assert history[-1] < history[0] < 1
+    assert "epoch 4/4" in capsys.readouterr().out
+
+
+def test_sliced_and_denoising() -> None:
+    names = load("09_sliced_and_denoising.py")
+    errors = names["main"](steps=150)
+    assert set(errors) == set(names["LOSSES"])
+    # A score of zero everywhere would be off by E‖x‖ = √(π/2) = 1.25.
+    assert all(error < 0.4 for error in errors.values())
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)

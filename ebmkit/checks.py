@@ -9,10 +9,14 @@ from typing import Any
 import attrs
 
 from ebmkit import clocks
-from ebmkit.errors import Problem
+from ebmkit.errors import Problem, UserError
 from ebmkit.fields import is_scheduled
+from ebmkit.parameters import Parameter, members, parameters, validate
 from ebmkit.plan import Call, Planner, Shared
+from ebmkit.protocols import Scheduler
 from ebmkit.spec import Spec, Training
+
+_NO_CHAIN = 'no chain runs where it is read; set clock = "training"'
 
 
 def cycles(spec: Spec, plans: Mapping[str, Any]) -> list[Problem]:
@@ -107,8 +111,15 @@ def schedules(
                 planner.report(path, complaint)
             elif part is (sampler or chains) and evaluation is not None:
                 # What judges the model runs chains of another length.
-                if complaint := clocks.cut_complaint(schedule, evaluation.chain_steps):
+                judging = evaluation.chain_steps
+                if complaint := _chain_complaint(schedule, judging):
                     planner.report("evaluation.chain_steps", f"{path}: {complaint}")
+                elif clocks.clock_of(schedule) == "chain":
+                    parameter = _parameters(part).get(name)
+                    if complaint := _value_complaint(
+                        parameter, clocks.spread(schedule, judging), judging
+                    ):
+                        planner.report(path, complaint)
             length = clocks.length_of(schedule) or 0
             if clocks.clock_of(schedule) == "training" and length > (training.steps or 0):
                 notices.append(
@@ -117,17 +128,40 @@ def schedules(
     return notices
 
 
+def loss_schedules(planner: Planner, loss: Any, training: Training) -> None:
+    """Schedules in a loss's own fields are on the training clock and within the field's bounds."""
+    for name, parameter in _parameters(loss).items():
+        schedule, path = getattr(loss, name, None), f"loss.{name}"
+        if Scheduler not in members(parameter.type) or not callable(schedule):
+            continue
+        if clocks.clock_of(schedule) == "chain":
+            planner.report(path, _NO_CHAIN)
+        elif complaint := _value_complaint(parameter, schedule, training.steps or 1):
+            planner.report(path, complaint)
+
+
+def loss_takes_model(planner: Planner, loss: Any, model: Any) -> None:
+    """The loss can train such a model, by what its own ``check`` says."""
+    check = getattr(loss, "check", None)
+    if check is None:
+        return
+    try:
+        check(model)
+    except UserError as error:
+        planner.report("loss", str(error))
+
+
 def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:
     """A schedule of the training spread over the run, with no negative value; a number as it is."""
     steps = training.steps or 1
     if schedule is None or not is_scheduled(schedule):
         return schedule
     if clocks.clock_of(schedule) == "chain":
-        planner.report(path, 'no chain runs where it is read; set clock = "training"')
+        planner.report(path, _NO_CHAIN)
         return schedule
     try:
         schedule = clocks.spread(schedule, steps)
-        for step in sorted({0, steps // 2, steps - 1}):
+        for step in _read_at(steps):
             if not 0 <= (value := schedule(step)) < math.inf:
                 planner.report(
                     path, f"at step {step} the schedule gives {value}, expected a finite number ≥ 0"
@@ -136,6 +170,45 @@ def over_the_run(planner: Planner, path: str, schedule: Any, training: Training)
     except (ValueError, TypeError) as error:
         planner.report(path, str(error))
     return schedule
+
+
+def _parameters(part: Any) -> dict[str, Parameter]:
+    """The keyword parameters of a part's class; none where a live part's types cannot be told."""
+    kind: Any = type(part)
+    try:
+        return parameters(kind)
+    except (NameError, TypeError, ValueError):
+        return {}
+
+
+def _chain_complaint(schedule: Any, steps: int) -> str:
+    """What is wrong with a chain-clock schedule for chains of so many steps; empty where nothing."""
+    if clocks.clock_of(schedule) != "chain":
+        return ""
+    if complaint := clocks.cut_complaint(schedule, steps):
+        return complaint
+    try:
+        clocks.spread(schedule, steps)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _value_complaint(parameter: Parameter | None, schedule: Any, steps: int) -> str:
+    """What a field's own validator has against a schedule's values; empty where it has nothing."""
+    try:
+        for step in _read_at(steps):
+            value = schedule(step)
+            if complaint := validate(parameter, value) if parameter is not None else "":
+                return f"at step {step} the schedule gives a value out of range: {complaint}"
+    except (ValueError, TypeError) as error:
+        return str(error)
+    return ""
+
+
+def _read_at(steps: int) -> list[int]:
+    """The start, the middle and the end of a run."""
+    return sorted({0, steps // 2, steps - 1})
 
 
 def _samplers(sampler: Any, loss: Any) -> list[tuple[str, Any]]:

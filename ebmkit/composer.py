@@ -144,11 +144,13 @@ class _Composer:
             training = attrs.evolve(training, data_noise=noise)
             checks.buffer_holds_negatives(planner, loss, training)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
+            checks.loss_schedules(planner, loss, training)
         checks.same_states(planner, dataset, sampler, loss)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None and event_shape is not None
         model = self._model(builder, training.seed, event_shape, dataset, device)
+        checks.loss_takes_model(planner, loss, model)
         lr = optimizers.schedule_of(optimizer, builder.build)
         lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
         self._report(builder)

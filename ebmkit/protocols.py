@@ -80,6 +80,10 @@ class Loss(Protocol):
     """A training objective. Randomness (noise, chains, projections) happens in ``draw``.
 
     Draws that hold negatives name them ``negatives`` (batch, *event).
+
+    Optional: ``check(model)`` raises ``UserError`` where the loss cannot train such a model; it is
+    called once the model is built, before the first step. A field typed ``float | Scheduler`` holds
+    a schedule on the training clock, which the loss reads at ``draw``'s ``step``.
     """
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> State:

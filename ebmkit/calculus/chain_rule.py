@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils._pytree import tree_leaves
 
-from ebmkit.calculus.jet import Jet, NoRuleError, by_name, register_rule, shared
+from ebmkit.calculus.jet import Jet, NoRuleError, by_name, overwrite, register_rule, shared
 from ebmkit.calculus.kinks import report_kink
 
 Slopes = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -80,13 +81,15 @@ def _squares(first: Tensor) -> Tensor:
 
 def rule_of(function: Any, slopes: Slopes) -> Callable[..., Jet]:
     def rule(x: Jet, *args: Any, **kwargs: Any) -> Jet:
-        if kwargs.pop("inplace", False):
-            raise NoRuleError(f"{function.__name__}(inplace=True)")
+        if any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves((args, kwargs))):
+            raise NoRuleError(f"{function.__name__} with an argument that is trained")
+        inplace = kwargs.pop("inplace", False)
         # f itself stays an ordinary operation, so that a score can be taken of it as well.
         result = function(x.value, *args, **kwargs)
         with torch.no_grad():
             f1, f2, f3 = slopes(x.value, *args, **kwargs)
-        return apply_slopes(x, result, f1, f2, f3)
+        after = apply_slopes(x, result, f1, f2, f3)
+        return overwrite(x, after, function.__name__) if inplace else after
 
     return rule
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebmkit.calculus.jet import Jet, NoRuleError, by_name, value, values
+from ebmkit.calculus.jet import Jet, NoRuleError, RandomError, by_name, value, values
 from ebmkit.calculus.kinks import report_kink
 
 
@@ -24,13 +24,19 @@ def _passing(name: str, function: Any) -> None:
 for _name in (
     *("gt", "ge", "lt", "le", "eq", "ne", "isfinite", "isnan", "isinf", "argmax", "argmin"),
     *("size", "dim", "numel", "stride", "is_contiguous", "is_floating_point", "is_complex"),
-    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "sign", "detach"),
+    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "sign"),
     *("get_device", "element_size", "ndimension", "nelement"),
 ):
     _passing(_name, getattr(torch.Tensor, _name))
 for _name in ("zeros_like", "ones_like", "full_like", "empty_like"):
     _passing(_name, getattr(torch, _name))
 _passing("len", torch.Tensor.__len__)
+
+
+@by_name("detach")
+def _detach(x: Jet) -> Tensor:
+    x.aliased = True  # a change in place of x would have to show here
+    return x.value.detach()
 
 
 def _attribute(name: str) -> None:
@@ -49,16 +55,18 @@ def _dims(dim: Any, x: Any) -> Any:
 
 
 @by_name("softmax")
-def softmax(x: Jet, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    if dim is None or dtype is not None:
+def softmax(x: Jet, dim: Any = None, *rest: Any, dtype: Any = None, _stacklevel: int = 3) -> Any:
+    if dim is None or dtype is not None or rest:
         raise NoRuleError("softmax without dim, or with dtype")
     e = torch.exp(x - x.value.detach().amax(dim, keepdim=True))
     return e / e.sum(dim, keepdim=True)
 
 
 @by_name("log_softmax")
-def _log_softmax(x: Jet, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> Any:
-    if dim is None or dtype is not None:
+def _log_softmax(
+    x: Jet, dim: Any = None, *rest: Any, dtype: Any = None, _stacklevel: int = 3
+) -> Any:
+    if dim is None or dtype is not None or rest:
         raise NoRuleError("log_softmax without dim, or with dtype")
     return x - _logsumexp(x, dim, keepdim=True)
 
@@ -80,22 +88,26 @@ def _logaddexp(x: Any, other: Any) -> Any:
 
 @by_name("var")
 def _var(
-    x: Jet, dim: Any = None, *, correction: float = 1, unbiased: bool | None = None,
+    x: Jet,
+    dim: Any = None,
+    *rest: Any,
+    correction: float = 1,
+    unbiased: bool | None = None,
     keepdim: bool = False,
-) -> Any:  # fmt: skip
-    if isinstance(dim, bool):
+) -> Any:
+    if isinstance(dim, bool) or rest:
         raise NoRuleError("var with unbiased as a positional argument")
     correction = correction if unbiased is None else int(unbiased)
     dim = _dims(dim, x)
     centred = x - x.mean(dim, keepdim=True)
     squares = (centred * centred).sum(dim, keepdim=keepdim)
-    count = value(x).numel() / max(squares.value.numel(), 1)
+    count = value(x).numel() / max(squares.numel(), 1)
     return squares / (count - correction)
 
 
 @by_name("std")
-def _std(x: Jet, dim: Any = None, **kwargs: Any) -> Any:
-    return torch.sqrt(_var(x, dim, **kwargs))
+def _std(x: Jet, *args: Any, **kwargs: Any) -> Any:
+    return torch.sqrt(_var(x, *args, **kwargs))
 
 
 @by_name("norm", "vector_norm", "linalg_vector_norm")
@@ -103,18 +115,16 @@ def _norm(x: Jet, p: Any = None, dim: Any = None, keepdim: bool = False, **kwarg
     p = kwargs.pop("ord", p)
     if p not in (None, 2, 2.0, "fro") or kwargs.get("dtype") is not None:
         raise NoRuleError(f"norm with p={p}")
-    return torch.sqrt((x * x).sum(_dims(dim, x), keepdim=keepdim))
+    squares = (x * x).sum(_dims(dim, x), keepdim=keepdim)
+    # At the origin torch takes the norm's derivative as 0; the root's is infinite.
+    origin = value(squares) == 0
+    return torch.where(origin, 0.0, torch.sqrt(torch.where(origin, 1.0, squares)))
 
 
 @by_name("mish")
 def _mish(x: Jet, inplace: bool = False) -> Any:
     _out_of_place("mish", inplace)
     return x * torch.tanh(functional.softplus(x))
-
-
-@by_name("softsign")
-def _softsign(x: Jet) -> Any:
-    return x / (1 + torch.abs(x))
 
 
 @by_name("hardswish")
@@ -143,7 +153,7 @@ def _out_of_place(name: str, inplace: bool) -> None:
 @by_name("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d")
 def _dropout(x: Jet, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
     if training and p > 0:
-        raise NoRuleError("dropout in training mode, whose mask is not drawn from a generator")
+        raise RandomError("dropout in training mode")
     return x
 
 

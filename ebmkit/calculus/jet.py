@@ -27,6 +27,11 @@ class NoRuleError(Exception):
         self.function = function
 
 
+class RandomError(NoRuleError):
+    """A function that draws from torch's global generator, so that its derivatives are of nothing
+    that a second call would give again."""
+
+
 class Jet(torch.Tensor):
     """A tensor that carries its directional derivatives.
 
@@ -40,6 +45,8 @@ class Jet(torch.Tensor):
     """(directions, batch, ...); expanded along the batch where all rows share it."""
     second: Tensor | None
     """(batch, ...), summed over the directions; None stands for zero."""
+    aliased: bool = False
+    """Whether another jet is a view of this one's value, or this one of another's."""
 
     @staticmethod
     def __new__(cls, value: Tensor, first: Tensor, second: Tensor | None) -> Jet:
@@ -62,7 +69,10 @@ class Jet(torch.Tensor):
             rule = rule_for(func)
         if not torch.is_grad_enabled():
             raise NoRuleError(f"{name_of(func)} under no_grad")
-        return rule(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if not args and "input" in kwargs:
+            args = (kwargs.pop("input"),)
+        return rule(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -117,19 +127,45 @@ def rule_for(function: Any) -> Rule:
     from ebmkit.calculus import (  # noqa: F401
         attention,
         composite,
-        elementwise,
         linear,
         normalisation,
         piecewise,
         products,
+        smooth,
     )
 
     name = name_of(function)
     rule = _NAMED.get(name) if _is_torchs(function) else None
+    if rule is None and _is_torchs(function) and (base := _out_of_place(name)) in _NAMED:
+        rule = _in_place(_NAMED[base], name)
     if rule is None:
         raise NoRuleError(name)
     _RULES[function] = rule
     return rule
+
+
+def _out_of_place(name: str) -> str:
+    """``add`` of ``add_`` (a method) and of ``iadd`` (``+=``)."""
+    if name.endswith("_"):
+        return name[:-1]
+    return name[1:] if name.startswith("i") else ""
+
+
+def _in_place(rule: Rule, name: str) -> Rule:
+    def rebinding(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Jet):
+            raise NoRuleError(f"{name} of a value that does not depend on x")
+        return overwrite(x, rule(x, *args, **kwargs), name)
+
+    return rebinding
+
+
+def overwrite(jet: Jet, result: Jet, name: str) -> Jet:
+    """Let a jet hold the result of a function that works in place."""
+    if jet.aliased or result.value.shape != jet.value.shape:
+        raise NoRuleError(f"{name} of a view, or of what has views")
+    jet.value, jet.first, jet.second = result.value, result.first, result.second
+    return jet
 
 
 def name_of(function: Any) -> str:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from ebmkit.calculus.jet import Jet, NoRuleError, by_name, jets_in, lifted, plus, shared, values
+from ebmkit.compiling import tracing
 
 # Linear in the one jet that they are given; what else they take are sizes, axes and indices.
 _LINEAR: dict[str, Callable[..., Any]] = {
@@ -56,15 +57,27 @@ for _name, _function in _LINEAR.items():
 def _through(function: Callable[[Tensor], Any], x: Jet) -> Any:
     """A linear function of the jet, which may return several."""
     mapped = function(x.value)
+    parts = pytree.tree_leaves(mapped)
+    aliased = any(_one_storage(part, x.value) for part in parts)
+    x.aliased = x.aliased or aliased
     if x.first.shape[0] == 0:
         first = pytree.tree_map(lambda y: y.new_zeros((0, *y.shape)), mapped)
     else:
         first = torch.vmap(function)(x.first)
     second = None if x.second is None else function(x.second)
     if isinstance(mapped, Tensor):
-        return Jet(mapped, first, second)
+        return _marked(Jet(mapped, first, second), aliased)
     rows = [mapped, first, [None] * len(mapped) if second is None else second]
-    return type(mapped)(Jet(*parts) for parts in zip(*rows, strict=True))
+    return type(mapped)(_marked(Jet(*parts), aliased) for parts in zip(*rows, strict=True))
+
+
+def _marked(jet: Jet, aliased: bool) -> Jet:
+    jet.aliased = aliased
+    return jet
+
+
+def _one_storage(one: Tensor, other: Tensor) -> bool:
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
 @by_name("linear")
@@ -74,10 +87,27 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if shared(x.first):
         first = functional.linear(x.first[:, :1], weight)
         first = first.expand(len(first), len(x.value), *first.shape[2:])
-    else:
-        first = functional.linear(x.first, weight)
-    second = None if x.second is None else functional.linear(x.second, weight)
-    return Jet(functional.linear(x.value, weight, bias), first, second)
+        second = None if x.second is None else functional.linear(x.second, weight)
+        return Jet(functional.linear(x.value, weight, bias), first, second)
+    if len(weight) == 1 and tracing():
+        # A compiler fuses sums into what comes before them, and products of matrices into nothing.
+        def product(y: Tensor) -> Tensor:
+            summed: Tensor = (y * weight[0]).sum(-1, keepdim=True)
+            return summed
+
+        value = product(x.value)
+        return Jet(
+            value if bias is None else value + bias,
+            product(x.first),
+            None if x.second is None else product(x.second),
+        )
+    value = functional.linear(x.value, weight, bias)
+    if x.second is None or not tracing():
+        second = None if x.second is None else functional.linear(x.second, weight)
+        return Jet(value, functional.linear(x.first, weight), second)
+    # One product of matrices where the compiler can write both parts side by side.
+    both = functional.linear(torch.cat([x.second.unsqueeze(0), x.first]), weight)
+    return Jet(value, both[1:], both[0])
 
 
 def _convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
@@ -92,8 +122,9 @@ def _convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
         count, rows = first.shape[:2]
         first = convolve(first.reshape(count * rows, *first.shape[2:]))
         first = first.reshape(count, rows, *first.shape[1:])
+        result = function(x.value, weight, bias, *args, **kwargs)
         return Jet(
-            function(x.value, weight, bias, *args, **kwargs),
+            result,
             first.expand(count, len(x.value), *first.shape[2:]),
             None if x.second is None else convolve(x.second),
         )
@@ -110,63 +141,62 @@ for _function in (
 
 @by_name("add")
 def _add(x: Any, other: Any, *, alpha: float = 1) -> Jet:
-    return combine(lambda a, b: torch.add(a, b, alpha=alpha), x, other)
+    return _combine(lambda a, b: torch.add(a, b, alpha=alpha), x, other, (1, alpha))
 
 
 @by_name("radd")
 def _radd(x: Any, other: Any) -> Jet:
-    return _add(other, x)
+    return _combine(torch.add, other, x, (1, 1))
 
 
 @by_name("sub", "subtract")
 def _sub(x: Any, other: Any, *, alpha: float = 1) -> Jet:
-    return combine(lambda a, b: torch.sub(a, b, alpha=alpha), x, other)
+    return _combine(lambda a, b: torch.sub(a, b, alpha=alpha), x, other, (1, -alpha))
 
 
 @by_name("rsub")
-def _rsub(x: Any, other: Any) -> Jet:
-    return combine(lambda a, b: torch.sub(b, a), x, other)
+def _rsub(x: Any, other: Any, *, alpha: float = 1) -> Jet:
+    return _combine(lambda a, b: torch.rsub(a, b, alpha=alpha), x, other, (-alpha, 1))
 
 
-def combine(function: Callable[[Any, Any], Tensor], one: Any, other: Any) -> Jet:
-    """A sum or difference, of which either side may be constant."""
-    left, right = values((one, other))
-    result = function(left, right)
-    a, b = isinstance(one, Jet), isinstance(other, Jet)
-    zero = torch.zeros((), dtype=result.dtype, device=result.device)
-    firsts = [lifted(j.first, result.ndim) if isinstance(j, Jet) else zero for j in (one, other)]
-    if a and b:
-        first = function(*firsts)
-        if one.second is None and other.second is None:
-            second = None
-        else:
-            zeros = torch.zeros_like(result)
-            second = function(
-                zeros if one.second is None else one.second,
-                zeros if other.second is None else other.second,
-            )
+def _combine(
+    function: Callable[[Any, Any], Tensor], one: Any, other: Any, weights: tuple[float, float]
+) -> Jet:
+    """A weighted sum of two values, of which either may be constant."""
+    result = function(*values((one, other)))
+    jets = [(j, w) for j, w in zip((one, other), weights, strict=True) if isinstance(j, Jet)]
+    firsts = [lifted(jet.first, result.ndim) for jet, _ in jets]
+    if len(jets) == 2:
+        first = torch.add(_scaled(firsts[0], weights[0]), _scaled(firsts[1], weights[1]))
     else:
-        jet = one if a else other
-        # The constant side adds nothing, but it may widen and it may set the sign.
-        first = firsts[0] if a else function(zero, firsts[1])
-        second = jet.second if a or jet.second is None else function(zero, jet.second)
-    shape = result.shape
+        first = _scaled(firsts[0], jets[0][1])
+    second = None
+    for jet, weight in jets:
+        if jet.second is not None:
+            second = plus(second, _scaled(jet.second, weight))
     return Jet(
         result,
-        first.expand(len(first), *shape),
-        None if second is None else second.expand(shape),
+        first.expand(len(first), *result.shape),
+        None if second is None else second.expand(result.shape),
     )
+
+
+def _scaled(derivative: Tensor, weight: float) -> Tensor:
+    if weight == 1:
+        return derivative
+    if shared(derivative):
+        return (weight * derivative[:, :1]).expand_as(derivative)
+    return weight * derivative
 
 
 def _join(function: Callable[..., Tensor]) -> Callable[..., Jet]:
     def rule(tensors: Any, *args: Any, **kwargs: Any) -> Jet:
-        whole = function([values(t) for t in tensors], *args, **kwargs)
+        whole: Tensor = function([values(t) for t in tensors], *args, **kwargs)
         count = len(jets_in(tensors)[0].first)
 
         def first(t: Any) -> Tensor:
-            if isinstance(t, Jet):
-                return t.first
-            return t.new_zeros(()).expand(count, *t.shape)
+            of_jet: Tensor = t.first if isinstance(t, Jet) else t.new_zeros(())
+            return of_jet.expand(count, *t.shape)
 
         firsts = torch.vmap(lambda *parts: function(list(parts), *args, **kwargs))(
             *(first(t) for t in tensors)
@@ -209,7 +239,7 @@ def _where(condition: Any, x: Any, other: Any) -> Jet:
 
 
 @by_name("masked_fill")
-def _masked_fill(x: Any, mask: Any, value: Any) -> Jet:
+def _masked_fill(x: Any, mask: Any, value: Any) -> Any:
     return _where(mask, torch.as_tensor(value, dtype=x.dtype, device=x.device), x)
 
 

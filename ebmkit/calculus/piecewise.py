@@ -84,3 +84,9 @@ def _clamp(
     if max is not None:
         inside &= x <= max
     return _straight(inside.to(x.dtype))
+
+
+@smooth(functional.softsign, "softsign")
+def _softsign(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r = 1 / (1 + x.abs())
+    return r**2, -2 * x.sign() * r**3, 6 * r**4

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmkit.calculus.elementwise import power
 from ebmkit.calculus.jet import Jet, NoRuleError, by_name, lifted, plus, values
+from ebmkit.calculus.smooth import power
 
 Product = Callable[[Tensor, Tensor], Tensor]
 
 
 @by_name("mul", "multiply")
-def multiply(one: Any, other: Any) -> Jet:
+def multiply(one: Any, other: Any) -> Any:
     """Elementwise product, of which either side may be constant."""
     if one is other:
         return power(one, 2)
@@ -23,12 +23,12 @@ def multiply(one: Any, other: Any) -> Jet:
 
 
 @by_name("rmul")
-def _rmul(x: Any, other: Any) -> Jet:
+def _rmul(x: Any, other: Any) -> Any:
     return multiply(other, x)
 
 
 @by_name("matmul", "mm", "bmm")
-def _matmul(one: Any, other: Any) -> Jet:
+def _matmul(one: Any, other: Any) -> Any:
     if min(values(one).ndim, values(other).ndim) < 2 and isinstance(one, Jet):
         if isinstance(other, Jet):
             raise NoRuleError("matmul of vectors that both depend on x")
@@ -36,12 +36,12 @@ def _matmul(one: Any, other: Any) -> Jet:
 
 
 @by_name("rmatmul")
-def _rmatmul(x: Any, other: Any) -> Jet:
+def _rmatmul(x: Any, other: Any) -> Any:
     return _matmul(other, x)
 
 
 @by_name("div", "divide", "true_divide")
-def divide(one: Any, other: Any, *, rounding_mode: str | None = None) -> Jet:
+def divide(one: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     """Elementwise quotient."""
     if rounding_mode is not None:
         raise NoRuleError("div with rounding")
@@ -51,12 +51,12 @@ def divide(one: Any, other: Any, *, rounding_mode: str | None = None) -> Jet:
 
 
 @by_name("rdiv", "rtruediv")
-def _rdiv(x: Any, other: Any) -> Jet:
+def _rdiv(x: Any, other: Any) -> Any:
     return divide(other, x)
 
 
 @by_name("pow")
-def _pow(x: Any, exponent: Any) -> Jet:
+def _pow(x: Any, exponent: Any) -> Any:
     if isinstance(exponent, Tensor) and not isinstance(exponent, Jet) and exponent.ndim == 0:
         raise NoRuleError("pow with a tensor as exponent")
     if not isinstance(x, Jet) or not isinstance(exponent, int | float):
@@ -70,7 +70,7 @@ def _addcmul(x: Any, one: Any, other: Any, *, value: float = 1) -> Any:
 
 
 @by_name("einsum")
-def _einsum(equation: Any, *operands: Any) -> Jet:
+def _einsum(equation: Any, *operands: Any) -> Any:
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
     if not isinstance(equation, str) or len(operands) > 2:
@@ -94,7 +94,7 @@ def _product(product: Product, one: Any, other: Any, *, aligned: bool = True) ->
     if isinstance(one, Jet) and isinstance(other, Jet):
         a, b = first_of(one), first_of(other)
         first = product(a, other.value) + product(one.value, b)
-        second = 2 * product(a, b).sum(0)
+        second: Tensor | None = 2 * product(a, b).sum(0)
         second = plus(second, None if one.second is None else product(one.second, other.value))
         second = plus(second, None if other.second is None else product(one.value, other.second))
     elif isinstance(one, Jet):

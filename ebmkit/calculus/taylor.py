@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ebmkit.calculus.jet import Jet, NoRuleError
+from ebmkit.calculus.jet import Jet, NoRuleError, RandomError
 from ebmkit.calculus.kinks import noticing
-from ebmkit.errors import EnergyError
+from ebmkit.errors import EnergyError, out_of_memory
 from ebmkit.layers import energy_name, layer_name, module_of
 from ebmkit.protocols import Energy
 
@@ -59,7 +59,7 @@ def directional_derivatives(
     f sends them to (f, f′J, f′l + f″ΣJ²). An energy with a function that has no rule is
     differentiated forward over reverse instead, and a warning says so once, by the layer's name.
     Directions go through in chunks where their derivatives would take more than ``memory`` bytes;
-    chunks are computed once more in the backward pass.
+    chunks are computed once more in the backward pass (forward over reverse keeps them).
 
     Rows must not depend on each other. Of functions with kinks (ReLU) the derivatives are those
     almost everywhere, and a warning says so once.
@@ -86,6 +86,12 @@ def directional_derivatives(
         try:
             with noticing() as kinks:
                 result = _in_chunks(energy, x, directions, memory)
+        except RandomError as random:
+            layer = layer_name(random.__traceback__, energy)
+            raise EnergyError(
+                f"{layer}: {random.function} makes the energy a random one, which has no second "
+                "derivatives; leave it out, or call the model's eval() before"
+            ) from None
         except NoRuleError as missing:
             layer = layer_name(missing.__traceback__, energy)
             _say_once(
@@ -189,6 +195,10 @@ def _forward_over_reverse(
 
     gradient = torch.func.grad(total, has_aux=True)
     try:
+        with warnings.catch_warnings():
+            # torch's forward mode itself uses what torch has deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.func.jvp(torch.sin, (x[:0],), (x[:0],))
         slope, energies = gradient(x)
 
         def along(v: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,23 +208,16 @@ def _forward_over_reverse(
 
         # What a network keeps a direction is not known here; ten times the input is common.
         size = max(1, int(memory / (10 * max(x.numel(), 1) * x.element_size())))
-        parts: list[tuple[Tensor, Tensor]] = [
-            checkpoint(torch.vmap(along), chunk, use_reentrant=False, preserve_rng_state=False)
-            if size < len(directions)
-            else torch.vmap(along)(chunk)
-            for chunk in torch.split(directions, size)
-        ]
+        first, second = torch.vmap(along, chunk_size=size)(directions)
     except (RuntimeError, NotImplementedError) as error:
+        if out_of_memory(error):
+            raise
         raise EnergyError(
             f"{layer} cannot be differentiated twice in x: {error}; choose another layer, "
             "denoising-score-matching, which needs first derivatives alone, or register a rule "
             "with ebmkit.register_rule"
         ) from error
-    return Derivatives(
-        energies,
-        torch.cat([first for first, _ in parts]),
-        torch.cat([second for _, second in parts]).sum(0),
-    )
+    return Derivatives(energies, first, second.sum(0))
 
 
 def _check_scalar(energy: Energy, energies: Any, x: Tensor) -> None:

@@ -1,0 +1,207 @@
+"""What the composer finds before step 0 about a loss's own schedules, a loss and its model, and the
+chains that judge."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+import ebmkit
+from ebmkit import Batch, Metrics, Model, Scheduler, SpecError, UserError
+from ebmkit.errors import Problem
+
+LEVELS = [1.0, 0.5, 0.2, 0.1]
+
+
+@pytest.fixture
+def tables() -> dict[str, Any]:
+    return {
+        "model": {"use": "mlp", "hidden": [4]},
+        "loss": {"use": "denoising-score-matching"},
+        "dataset": {"use": "two-moons"},
+        "training": {"steps": 11, "batch_size": 16},
+        "evaluation": {"n_samples": 20, "chain_steps": 5},
+    }
+
+
+def problems(tables: dict[str, Any], **overrides: Any) -> tuple[Problem, ...]:
+    with pytest.raises(SpecError) as caught:
+        ebmkit.compose(copy.deepcopy(tables), **overrides)
+    return caught.value.problems
+
+
+def ramp(start: float, end: float, **config: Any) -> dict[str, Any]:
+    return {"use": "linear", "start_value": start, "end_value": end, **config}
+
+
+class TestSchedulesOfALoss:
+    @pytest.mark.parametrize(
+        ("schedule", "words"),
+        [
+            (ramp(0.5, 0.0), "at step 10 the schedule gives a value out of range"),
+            (ramp(-0.5, 0.1), "at step 0 the schedule gives a value out of range"),
+            (
+                {
+                    "use": "sequential",
+                    "schedulers": [ramp(0.5, 0.4), ramp(-0.3, 0.2)],
+                    "milestones": [5],
+                },
+                "at step 5 the schedule gives a value out of range",
+            ),
+            (
+                ramp(0.5, 0.1, clock="chain"),
+                'no chain runs where it is read; set clock = "training"',
+            ),
+        ],
+    )
+    def test_out_of_range_or_on_the_wrong_clock(
+        self, tables: Any, schedule: dict[str, Any], words: str
+    ) -> None:
+        (problem,) = problems(tables, **{"loss.sigma": schedule})
+        assert problem.path == "loss.sigma"
+        assert problem.message.startswith(words)
+
+    def test_its_line_in_the_file_is_told(self, tmp_path: Path, tables: Any) -> None:
+        file = tmp_path / "run.toml"
+        file.write_text(
+            'dataset = "two-moons"\nmodel = "mlp"\n[loss]\nuse = "dsm"\n'
+            'sigma = { use = "linear", start_value = 0.5, end_value = 0.0 }\n'
+        )
+        with pytest.raises(SpecError, match=r"run\.toml:5: loss\.sigma: at step 999 "):
+            ebmkit.compose(file)
+
+    def test_one_within_range_is_spread_over_the_run(self, tables: Any) -> None:
+        pipeline = ebmkit.compose(tables, **{"loss.sigma": ramp(1.0, 0.5)})
+        found = [float(pipeline.train_step()["sigma"]) for _ in range(11)]
+        assert found == pytest.approx([1.0 - 0.05 * step for step in range(11)])
+
+    def test_a_live_loss_is_checked_as_well(self, tables: Any) -> None:
+        for end, steps, words in ((-0.1, 5, "out of range"), (0.1, None, "length is open")):
+            sigma = ebmkit.create(
+                "scheduler", "linear", start_value=0.5, end_value=end, n_steps=steps
+            )
+            (problem,) = problems(tables, loss=ebmkit.create("loss", "dsm", sigma=sigma))
+            assert problem.path == "loss.sigma"
+            assert words in problem.message
+
+    def test_other_callables_of_a_loss_are_no_schedules(self, tables: Any) -> None:
+        @attrs.frozen
+        class Taught(Fussy):
+            teacher: Any = None
+            weight: float | Scheduler = 1.0
+
+        def teacher(x: Tensor) -> Tensor:
+            raise AssertionError("read as a schedule")
+
+        assert ebmkit.compose(tables, loss=Taught(teacher=teacher)).step == 0
+
+    def test_types_that_only_a_type_checker_knows_are_no_obstacle(self, tables: Any) -> None:
+        class Odd(Fussy):
+            def __init__(self, weight: Nowhere = 1.0) -> None:  # type: ignore[name-defined]  # noqa: F821
+                pass
+
+            refuses = ""
+
+        assert ebmkit.compose(tables, loss=Odd()).step == 0
+
+
+@attrs.frozen
+class Fussy:
+    """A loss that says which models it can train."""
+
+    refuses: str = ""
+
+    def check(self, model: Model) -> None:
+        if type(model).__name__ == self.refuses:
+            raise UserError(f"Fussy cannot train {self.refuses}")
+
+    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> tuple[()]:
+        return ()
+
+    def draw(
+        self, model: Model, batch: Batch, state: Any, step: int, *, generator: torch.Generator
+    ) -> tuple[tuple[()], Any]:
+        return (), state
+
+    def __call__(self, model: Model, batch: Batch, draws: Any) -> tuple[Tensor, Metrics]:
+        return model(batch.x).mean(), {}
+
+
+class TestLossAndModel:
+    def test_levels_need_a_noise_conditional_model(self, tables: Any) -> None:
+        (problem,) = problems(tables, **{"loss.sigma": LEVELS})
+        assert problem.path == "loss"
+        assert "a list of 4 levels and MLP is not noise-conditional" in problem.message
+        fitting = ebmkit.compose(
+            tables, model={"use": "noise-conditional-mlp"}, **{"loss.sigma": LEVELS}
+        )
+        fitting.train_step()
+
+    def test_any_loss_may_refuse_a_model(self, tables: Any) -> None:
+        (problem,) = problems(tables, loss=Fussy("MLP"))
+        assert problem == Problem("loss", "Fussy cannot train MLP", None)
+        assert ebmkit.compose(tables, loss=Fussy("Other")).step == 0
+
+
+class TestChainsThatJudge:
+    def with_annealing(self, tables: Any, chain_steps: int) -> dict[str, Any]:
+        return {
+            **tables,
+            "model": {"use": "noise-conditional-mlp", "hidden": [4]},
+            "sampler": {"use": "annealed-langevin", "levels": LEVELS},
+            "evaluation": {"n_samples": 20, "chain_steps": chain_steps},
+        }
+
+    def test_fewer_steps_than_levels(self, tables: Any) -> None:
+        (problem,) = problems(self.with_annealing(tables, 3))
+        assert problem.path == "evaluation.chain_steps"
+        assert "expected chains of at least 4 steps, one a level, got 3" in problem.message
+
+    def test_as_many_steps_as_levels_are_enough(self, tables: Any) -> None:
+        pipeline = ebmkit.compose(self.with_annealing(tables, 4))
+        assert pipeline.sample(3).shape == (3, 2)
+
+    @pytest.mark.parametrize(
+        ("schedule", "chain_steps", "path", "words"),
+        [
+            (
+                ramp(0.1, -0.1, clock="chain"),
+                5,
+                "sampler.step_size",
+                "at step 2 the schedule gives",
+            ),
+            (ramp(0.1, 0.01, clock="chain"), 0, "evaluation.chain_steps", "steps ≥ 1"),
+            (
+                ramp(0.1, 0.01, clock="chain", n_steps=6),
+                5,
+                "evaluation.chain_steps",
+                "6 chain steps",
+            ),
+        ],
+    )
+    def test_schedules_on_the_chain_clock(
+        self, tables: Any, schedule: Any, chain_steps: int, path: str, words: str
+    ) -> None:
+        sampler = {"use": "langevin", "step_size": schedule}
+        (problem,) = problems(tables, sampler=sampler, **{"evaluation.chain_steps": chain_steps})
+        assert problem.path == path
+        assert words in problem.message
+
+    def test_a_schedule_that_fits_runs(self, tables: Any) -> None:
+        sampler = {"use": "langevin", "step_size": ramp(0.1, 0.01, clock="chain")}
+        assert ebmkit.compose(tables, sampler=sampler).sample(3).shape == (3, 2)
+
+
+def test_all_problems_come_in_one_report(tables: Any) -> None:
+    found = problems(
+        tables,
+        sampler={"use": "langevin", "step_size": ramp(0.1, -0.1, clock="chain")},
+        **{"loss.sigma": ramp(0.5, 0.0)},
+    )
+    assert {problem.path for problem in found} == {"loss.sigma", "sampler.step_size"}

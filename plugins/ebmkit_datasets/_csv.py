@@ -1,8 +1,9 @@
-"""Tables of numbers in comma-separated text."""
+"""Tables of numbers in text, its cells separated by commas or the like."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,19 +14,22 @@ from ebmkit import DataError
 from ebmkit_datasets._columns import select, title
 from ebmkit_datasets._rows import Table
 
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
 
 def read_csv(
     path: str,
     columns: Sequence[str] | Sequence[int] | None,
     label: str | int | None,
     largest: float,
+    separator: str,
 ) -> Table:
     """The chosen columns of a file with or without a row of names; DataError names row and column.
 
     Numbers must be finite and at most ``largest`` in size. Only the chosen columns are kept, as
     eight bytes a cell.
     """
-    records = _records(path)
+    records = _records(path, separator)
     number, first = next(records, (0, []))
     names = [cell.strip() for cell in first] if any(map(_is_text, first)) else None
     if names is None and first:
@@ -37,8 +41,8 @@ def read_csv(
     for number, row in records:
         if len(row) != width:
             raise DataError(
-                f"{path}: row {number}: expected {width} cells as in the first row, got {len(row)};"
-                f" cells are separated by commas"
+                f"{path}: row {number}: expected {width} cells as in the first row, got {len(row)}; "
+                f"cells are separated by {_SEPARATORS[separator]}"
             )
         for position in chosen:
             value = _number(row[position])
@@ -46,7 +50,8 @@ def read_csv(
                 got = repr(row[position]) if row[position].strip() else "an empty cell"
                 raise DataError(
                     f"{path}: row {number}, {title(position, names)}: expected a finite number of "
-                    f"size at most {largest:.2g}, got {got}; mend or remove the row"
+                    f"size at most {largest:.2g}, got {got}; "
+                    + (_other_separator(row[position]) or "mend or remove the row")
                 )
             cells.append(value)
         if at is not None:
@@ -66,12 +71,12 @@ def read_csv(
     )
 
 
-def _records(path: str) -> Iterator[tuple[int, list[str]]]:
+def _records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Rows with the number of the line that each ends on; blank lines are for the end of a file."""
     blank = None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, delimiter=separator, strict=True)
             for row in reader:
                 if not row:
                     blank = blank or reader.line_num
@@ -84,10 +89,22 @@ def _records(path: str) -> Iterator[tuple[int, list[str]]]:
                     yield reader.line_num, row
     except csv.Error as error:
         raise DataError(
-            f"{path}: row {reader.line_num}: expected comma-separated cells ({error}); mend the row"
+            f"{path}: row {reader.line_num}: expected cells separated by {_SEPARATORS[separator]} "
+            f"({error}); mend the row, or set separator"
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8 ({error}); convert the file") from error
+
+
+def _other_separator(cell: str) -> str:
+    """What to do about a cell that holds several by the look of it; nothing where it does not."""
+    for separator, name in _SEPARATORS.items():
+        parts = cell.split(separator)
+        if len(parts) > 1 and all(math.isfinite(_number(part)) for part in parts):
+            return (
+                f"where its cells are separated by {name}, set separator = {json.dumps(separator)}"
+            )
+    return ""
 
 
 def _before(

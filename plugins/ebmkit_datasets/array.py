@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import torch
@@ -15,6 +16,7 @@ from ebmkit import DataError, doc
 from ebmkit_datasets._csv import read_csv
 from ebmkit_datasets._npy import read_npy
 from ebmkit_datasets._rows import Rows, Table
+from ebmkit_datasets._whitening import cholesky_factor
 
 _ROWS = 2**14
 
@@ -24,7 +26,7 @@ class Array(Rows):
     """Rows of a npy, npz or csv file, read when they are first needed.
 
     x = row, or with ``standardise`` x = (row − m)/s, m and s the mean and standard deviation of
-    the training rows
+    the training rows, or with ``whiten`` x = L⁻¹(row − m), L Lᵀ their covariance, L lower triangular
 
     x (batch, *event): a row of a csv file, or of an array of two dimensions, gives one number for
     each column; a row of an array of more dimensions is an event of shape array.shape[1:]. The
@@ -33,8 +35,8 @@ class Array(Rows):
 
     Raises DataError, with the path, the row and the column, where the file is missing or of
     another kind, where a cell is no finite number that fits torch's default dtype, where a row has
-    more or fewer cells than the first, where a column or key does not exist, and where a column to
-    be standardised is constant.
+    more or fewer cells than the first, where a column or key does not exist, where a column to be
+    standardised is constant, and where the covariance to be whitened by is singular.
     """
 
     path: str = field(
@@ -58,6 +60,22 @@ class Array(Rows):
     standardise: bool = field(
         default=False, metadata=doc("give each column zero mean and unit standard deviation")
     )
+    whiten: bool = field(
+        default=False,
+        metadata=doc("give the columns zero mean and the identity as covariance"),
+    )
+    separator: Literal[",", ";", "\t"] = field(
+        default=",",
+        validator=validators.in_((",", ";", "\t")),
+        metadata=doc("what separates the cells of a csv file"),
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.whiten and self.standardise:
+            raise ValueError(
+                "whiten: expected one of whiten and standardise, got both; whitened columns have "
+                "unit standard deviation already, so leave standardise out"
+            )
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -88,15 +106,32 @@ class Array(Rows):
                 return read_npy(self.path, self.key, self.columns, self.label, largest)
             if self.key is not None:
                 raise DataError(f"{path}: key is for npz files, got {self.key!r}; leave it out")
-            return read_csv(self.path, self.columns, self.label, largest)
+            return read_csv(self.path, self.columns, self.label, largest, self.separator)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
 
     def _rescaled(self, events: Tensor) -> Tensor:
-        if not self.standardise:
+        if not (self.standardise or self.whiten):
             return events
         mean, std = self._moments
-        return (events - mean) / std
+        x = (events - mean) / std
+        if self.whiten:
+            rows = x.flatten(1).T
+            x = torch.linalg.solve_triangular(self._factor, rows, upper=False).T.reshape(x.shape)
+        return x
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        """The Cholesky factor (d, d) of the training rows' correlations, in float64."""
+        events, _, titles = self._table
+        mean, std = self._moments
+        rows = ((events[self._split[0]].double() - mean) / std).flatten(1)
+        shape = self.event_shape
+        names = titles or [
+            f"entry {tuple(int(i) for i in torch.unravel_index(torch.tensor(place), shape))}"
+            for place in range(rows.shape[1])
+        ]
+        return cholesky_factor(self.path, rows, names)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -115,6 +150,6 @@ class Array(Rows):
             raise DataError(
                 f"{self.path}: {column} is constant, at {events[self._split[0][0]][entry]}, in the "
                 f"{self.n_samples} training rows and has no standard deviation to divide by; leave "
-                f"it out with columns, or set standardise = false"
+                f"it out with columns, or set {'whiten' if self.whiten else 'standardise'} = false"
             ) from None
         return torch.as_tensor(mean), std

@@ -152,6 +152,44 @@ def test_standardise_uses_the_training_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(dataset[:].std(0, correction=0), torch.ones(2))
 
 
+def test_whiten_uses_the_training_rows(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    mix = np.array([[2.0, 0.0, 1.0], [0.5, 0.01, 0.0], [-1.0, 0.0, 300.0]])
+    values = chance.exponential(size=(90, 3)) @ mix.T + [5.0, -1.0, 100.0]
+    np.save(tmp_path / "a.npy", values)
+    raw = Array(str(tmp_path / "a.npy"), held_out=0.25)
+    dataset = Array(str(tmp_path / "a.npy"), held_out=0.25, whiten=True)
+    try:
+        torch.set_default_dtype(torch.float64)
+        train, apart = raw[:].numpy(), raw.held_out_batch.x.numpy()
+        white, white_apart = dataset[:].numpy(), dataset.held_out_batch.x.numpy()
+        torch.testing.assert_close(dataset[4], dataset[:][4])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(white.T, bias=True), np.eye(3), atol=1e-8)
+    factor = np.linalg.cholesky(np.cov(train.T, bias=True))
+    np.testing.assert_allclose(white @ factor.T + train.mean(0), train, rtol=1e-8)
+    np.testing.assert_allclose(white_apart @ factor.T + train.mean(0), apart, rtol=1e-8)
+
+
+def test_whitened_events_keep_their_shape(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 2, 3)) * [1.0, 2.0, 3.0]
+    np.save(tmp_path / "a.npy", values)
+    np.save(tmp_path / "flat.npy", values.reshape(50, 6))
+    dataset = Array(str(tmp_path / "a.npy"), whiten=True)
+    assert dataset.event_shape == (2, 3)
+    assert torch.equal(dataset[:].flatten(1), Array(str(tmp_path / "flat.npy"), whiten=True)[:])
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_other_separators(tmp_path: Path, separator: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('"fixed acidity","pH",quality\n7.4,3.51,5\n7.8,3.2,6\n'.replace(",", separator))
+    dataset = Array(str(path), columns=["fixed acidity", "pH"], separator=separator)
+    assert torch.equal(dataset[:], torch.tensor([[7.4, 3.51], [7.8, 3.2]]))
+
+
 def test_file_is_read_when_first_needed_and_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

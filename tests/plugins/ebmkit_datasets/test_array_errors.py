@@ -37,7 +37,7 @@ CSV = [
     ("\n\n", {}, ["expected rows of numbers, got none"]),
     ("a,b\n", {}, ["expected rows of numbers, got none"]),
     ("", {"columns": ["a"]}, ["expected rows of numbers, got none"]),
-    ('1,2\n3,"4\n', {}, ["row 2", "comma-separated"]),
+    ('1,2\n3,"4\n', {}, ["row 2", "separated by commas"]),
     ("width,height\n1,2\n", {"columns": ["widht"]}, ["'widht'", "did you mean 'width'?"]),
     ("width,height\n1,2\n", {"label": "hight"}, ["'hight'", "did you mean 'height'?"]),
     ("a,a\n1,2\n", {"columns": ["a"]}, ["expected one column 'a', got 2"]),
@@ -54,6 +54,25 @@ CSV = [
     ("a,b\n1,2\n", {"key": "a"}, ["key is for npz files"]),
     ("a,b\n1,2\n3,2\n", {"standardise": True}, ["column 'b' is constant, at 2.0"]),
     ("1,2\n3,2\n", {"standardise": True}, ["column 1 is constant, at 2.0"]),
+    ("a,b\n1,2\n3,2\n", {"whiten": True}, ["column 'b' is constant", "set whiten = false"]),
+    (
+        "a,b,c\n1,5,2\n3,1,6\n2,7,4\n4,4,8\n",
+        {"whiten": True},
+        ["column 'a' and column 'c' determine one another", "1e-10", "leave one of them out"],
+    ),
+    (
+        "0.5,2.5,7\n1.5,1,3\n0.5,1.5,4\n",
+        {"whiten": True},
+        ["3 training rows of 3 columns", "more rows"],
+    ),
+    (
+        "a;b\n1;2\n3;4\n",
+        {},
+        ["row 2", "column 'a;b'", "'1;2'", "by semicolons", 'separator = ";"'],
+    ),
+    ("1\t2\n3\t4\n", {}, ["row 2", "'3\\t4'", "by tabs", 'separator = "\\t"']),
+    ('"a";"b"\n1;2\n', {}, ["row 1", "separated by commas", "set separator"]),
+    ("a;b\n1;2\n3\n", {"separator": ";"}, ["row 3", "got 1", "separated by semicolons"]),
     ("1,2\n", {"held_out": 0.5}, ["held_out = 0.5 of 1 rows leaves none"]),
 ]
 
@@ -169,9 +188,32 @@ def test_missing_file_other_kinds_and_folders(
     expect(Array("folder.csv"), "folder.csv", ["no such file"])
 
 
+def test_whiten_and_standardise_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="whiten: expected one of whiten and standardise"):
+        Array("a.csv", whiten=True, standardise=True)
+
+
+def test_columns_that_nearly_determine_one_another_are_told_from_those_that_do(
+    tmp_path: Path,
+) -> None:
+    one, other = np.random.default_rng(0).normal(size=(2, 500))
+    path = tmp_path / "a.npy"
+    np.save(path, np.stack([one, other, one - other + 1e-3 * other**2], 1))
+    assert np.abs(np.cov(Array(str(path), whiten=True)[:].T) - np.eye(3)).max() < 0.01
+    np.save(path, np.stack([one, other, one - other], 1).astype(np.float32))
+    expect(Array(str(path), whiten=True), path, ["column 0", "column 1", "column 2"])
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{"path": ""}, {"columns": []}, {"held_out": 1.0}, {"held_out": -0.5}, {"seed": -1}],
+    [
+        {"path": ""},
+        {"columns": []},
+        {"held_out": 1.0},
+        {"held_out": -0.5},
+        {"seed": -1},
+        {"separator": "|"},
+    ],
 )
 def test_fields_out_of_bounds_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):

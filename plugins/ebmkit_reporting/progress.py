@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ebmkit import Run, hookimpl
 
-SHOWN = ("loss", "energy_gap", "acceptance_rate")
+SHOWN = ("loss", "energy_gap", "score_norm", "acceptance_rate")
 SECONDS_BETWEEN_READINGS = 0.25
 
 

@@ -4,8 +4,9 @@
     python benchmarks/score_matching.py memory         peak memory of a step, a process each
     python benchmarks/score_matching.py growth         over the dimension, with a picture
 
-Arms alternate in one process on the same network and data; times are medians, of loss, backward and
-zeroed gradients. "floor" is one forward and backward of the energy alone, with no derivative in x.
+Arms alternate in one process on the same network and data, a block of consecutive steps each, as in
+training; times are medians over the blocks, of loss, backward and zeroed gradients. "floor" is one
+forward and backward of the energy alone, with no derivative in x.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import ebmkit
 SIZES = [(2, 128, 2, 256), (16, 128, 2, 128), (64, 256, 3, 128)]
 """Dimension, width, hidden layers, batch."""
 DIMENSIONS = [4, 8, 16, 32, 64, 128, 256]
-MiB = 2**20
+BLOCK = 5
+"""Consecutive steps that are timed as one."""
 
 
 def network(dimension: int, width: int, depth: int) -> nn.Module:
@@ -93,17 +95,19 @@ def floor(model: nn.Module, x: Tensor) -> Callable[[], None]:
 
 
 def medians(arms: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each round, arms in turn, every other round in reverse."""
+    """Milliseconds a step of each round, arms in turn, every other round in reverse."""
     for step in arms.values():
-        for _ in range(3):
+        for _ in range(BLOCK):
             step()
     times: dict[str, list[float]] = {name: [] for name in arms}
     for turn in range(rounds):
         order = list(arms.items())
         for name, step in order if turn % 2 else reversed(order):
+            step()  # refills the caches with this arm's own numbers
             started = time.perf_counter()
-            step()
-            times[name].append(1e3 * (time.perf_counter() - started))
+            for _ in range(BLOCK):
+                step()
+            times[name].append(1e3 * (time.perf_counter() - started) / BLOCK)
     return times
 
 

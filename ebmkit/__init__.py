@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ebmkit.clocks import length_of as length_of
     from ebmkit.clocks import spread as spread
     from ebmkit.compiling import CompileWarning as CompileWarning
-    from ebmkit.compiling import tracing as tracing
     from ebmkit.composer import compose as compose
     from ebmkit.composer import create as create
     from ebmkit.errors import CompileError as CompileError
@@ -76,7 +75,8 @@ _HOME = {
     ),
     "ebmkit.chains": ("Chain", "run_chain", "sample"),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
-    "ebmkit.compiling": ("CompileWarning", "tracing"),
+    "ebmkit.compiling": ("CompileWarning",),
+    "ebmkit.graphs": ("tracing",),
     "ebmkit.composer": ("compose", "create"),
     "ebmkit.errors": (
         "CompileError",

@@ -26,9 +26,7 @@ def main(steps: int = 200) -> dict[str, float]:
     errors = {}
     for name, options in LOSSES.items():
         generator = torch.Generator().manual_seed(1)
-        model = ebmkit.create(
-            "model", "mlp", event_shape=[2], hidden=[64, 64], generator=generator
-        )
+        model = ebmkit.create("model", "mlp", event_shape=[2], hidden=[64, 64], generator=generator)
         objective = ebmkit.objective(
             ebmkit.create("loss", name, **options), model, generator=generator
         )

@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from ebmkit.calculus.jet import Jet, NoRuleError, by_name, jets_in, lifted, plus, shared, values
-from ebmkit.compiling import tracing
+from ebmkit.graphs import tracing
 
 # Linear in the one jet that they are given; what else they take are sizes, axes and indices.
 _LINEAR: dict[str, Callable[..., Any]] = {

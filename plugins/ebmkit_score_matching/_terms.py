@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import attrs
-from attrs import field
-from attrs.validators import and_, ge
 from torch import Tensor
 
-from ebmkit import Metrics, doc, finite
+from ebmkit import Metrics
 
 
 class NoState(NamedTuple):
     """Nothing is carried from one training step to the next."""
-
-
-def energy_regularisation() -> Any:
-    return field(
-        default=0.0,
-        validator=and_(finite, ge(0)),
-        metadata=doc("α, weight of the mean squared energy; 0 is off"),
-    )
-
-
-def score_regularisation() -> Any:
-    return field(
-        default=0.0,
-        validator=and_(finite, ge(0)),
-        metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
-    )
 
 
 @attrs.frozen

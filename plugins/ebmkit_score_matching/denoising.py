@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import attrs
 import torch
 from attrs import field
-from attrs.validators import in_, optional
+from attrs.validators import and_, ge, in_, optional
 from torch import Tensor
 
 from ebmkit import (
@@ -25,12 +25,7 @@ from ebmkit import (
     finite,
     is_scheduled,
 )
-from ebmkit_score_matching._terms import (
-    NoState,
-    Terms,
-    energy_regularisation,
-    score_regularisation,
-)
+from ebmkit_score_matching._terms import NoState, Terms
 
 
 class NoiseError(UserError, ValueError):
@@ -102,8 +97,16 @@ class DenoisingScoreMatching:
             "λ(σ): 1 or σ², which makes levels weigh alike; by default σ² for a list and 1 otherwise"
         ),
     )
-    energy_regularisation: float = energy_regularisation()
-    score_regularisation: float = score_regularisation()
+    energy_regularisation: float = field(
+        default=0.0,
+        validator=and_(finite, ge(0)),
+        metadata=doc("α, weight of the mean squared energy; 0 is off"),
+    )
+    score_regularisation: float = field(
+        default=0.0,
+        validator=and_(finite, ge(0)),
+        metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
+    )
 
     def check(self, model: Model) -> None:
         levels = self._levels()

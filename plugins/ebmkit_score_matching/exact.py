@@ -6,15 +6,12 @@ from typing import NamedTuple
 
 import attrs
 import torch
+from attrs import field
+from attrs.validators import and_, ge
 from torch import Tensor
 
-from ebmkit import Batch, Metrics, Model, bind, directional_derivatives
-from ebmkit_score_matching._terms import (
-    NoState,
-    Terms,
-    energy_regularisation,
-    score_regularisation,
-)
+from ebmkit import Batch, Metrics, Model, bind, directional_derivatives, doc, finite
+from ebmkit_score_matching._terms import NoState, Terms
 
 
 class NoDraws(NamedTuple):
@@ -41,8 +38,16 @@ class ScoreMatching:
     Source: Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005).
     """
 
-    energy_regularisation: float = energy_regularisation()
-    score_regularisation: float = score_regularisation()
+    energy_regularisation: float = field(
+        default=0.0,
+        validator=and_(finite, ge(0)),
+        metadata=doc("α, weight of the mean squared energy; 0 is off"),
+    )
+    score_regularisation: float = field(
+        default=0.0,
+        validator=and_(finite, ge(0)),
+        metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
+    )
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> NoState:
         return NoState()

@@ -11,21 +11,8 @@ from attrs import field
 from attrs.validators import and_, ge, in_, instance_of
 from torch import Tensor
 
-from ebmkit import (
-    Batch,
-    Metrics,
-    Model,
-    bind,
-    directional_derivatives,
-    doc,
-    whole,
-)
-from ebmkit_score_matching._terms import (
-    NoState,
-    Terms,
-    energy_regularisation,
-    score_regularisation,
-)
+from ebmkit import Batch, Metrics, Model, bind, directional_derivatives, doc, finite, whole
+from ebmkit_score_matching._terms import NoState, Terms
 
 
 class Projections(NamedTuple):
@@ -73,8 +60,16 @@ class SlicedScoreMatching:
         validator=instance_of(bool),
         metadata=doc("whether ‖s‖² is exact rather than estimated along the directions"),
     )
-    energy_regularisation: float = energy_regularisation()
-    score_regularisation: float = score_regularisation()
+    energy_regularisation: float = field(
+        default=0.0,
+        validator=and_(finite, ge(0)),
+        metadata=doc("α, weight of the mean squared energy; 0 is off"),
+    )
+    score_regularisation: float = field(
+        default=0.0,
+        validator=and_(finite, ge(0)),
+        metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
+    )
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> NoState:
         return NoState()

@@ -36,7 +36,11 @@ TABLE: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "unknown part": (
         {"sampler__use": "langevn"},
         "sampler.use",
-        ("no sampler is called 'langevn'", "did you mean 'langevin'?", "known: langevin, mala"),
+        (
+            "no sampler is called 'langevn'",
+            "did you mean 'langevin'?",
+            "known: annealed-langevin, langevin, mala",
+        ),
     ),
     "unknown distribution": (
         {"sampler__use": "ebmkit-hmc:hmc"},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import ebmkit
-from ebmkit import Batch, compiling
+from ebmkit import Batch, compiling, graphs
 from ebmkit.errors import CompileError, EnergyError
 
 
@@ -248,8 +248,8 @@ def test_auto_decides_by_the_steps_and_never_by_the_clock(traced_only: list[Any]
 def test_the_estimate_of_what_compiling_saves_grows_with_the_steps() -> None:
     model = network()
     batch = Batch(POINTS)
-    graph, _ = compiling._trace(MeanEnergy(), model, batch, Nothing())
-    worth = [not compiling._not_worth(graph, 10**power) for power in range(9)]
+    graph, _ = graphs.trace(MeanEnergy(), model, batch, Nothing())
+    worth = [not graphs.not_worth(graph, 10**power) for power in range(9)]
     assert worth == sorted(worth)
     assert worth[0] is False
     assert worth[-1] is True

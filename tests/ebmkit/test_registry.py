@@ -371,7 +371,8 @@ def test_unknown_kinds_and_names() -> None:
     with pytest.raises(UnknownPartError, match="no kind 'samplers'; did you mean 'sampler'"):
         registry().of_kind("samplers")
     with pytest.raises(
-        UnknownPartError, match=r"did you mean 'langevin'\? \(known: langevin, mala\)"
+        UnknownPartError,
+        match=r"did you mean 'langevin'\? \(known: annealed-langevin, langevin, mala\)",
     ):
         registry().find("sampler", "langevn")
     with pytest.raises(UnknownPartError, match=r"'mlp' is the name of a model"):

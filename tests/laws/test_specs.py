@@ -42,6 +42,16 @@ values = st.recursive(
 )
 
 
+@pytest.fixture(autouse=True)
+def _wine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the one file that a recipe takes from the current directory."""
+    rows = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+    lines = [",".join(f"column {i}" for i in range(12))]
+    lines += [",".join(f"{cell:.3f}" for cell in row) for row in rows.tolist()]
+    (tmp_path / "winequality-red.csv").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+
 @given(st.dictionaries(keys, st.dictionaries(keys, values, max_size=4), max_size=4))
 @settings(deadline=None, max_examples=200, derandomize=True)
 def test_a_spec_survives_toml_and_back(tables: dict[str, Any]) -> None:

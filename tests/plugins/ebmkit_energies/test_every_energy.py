@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from ebmkit_energies.ackley import Ackley
+from ebmkit_energies.deep_kernel import DeepKernel
 from ebmkit_energies.double_well import DoubleWell
 from ebmkit_energies.gaussian import Gaussian
 from ebmkit_energies.gaussian_mixture import GaussianMixture
@@ -37,6 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 # Each for events of six numbers, in a shape of one's choice.
 builders: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "ackley": lambda shape: Ackley(event_shape=shape),
+    "deep-kernel": lambda shape: DeepKernel(shape, 7, [1.0, 2.0], [8], 5, generator=generator()),
     "double-well": lambda shape: DoubleWell(1.5, event_shape=shape),
     "gaussian": lambda shape: Gaussian(MEAN, COVARIANCE, event_shape=shape),
     "gaussian-trainable": lambda shape: Gaussian(MEAN, COVARIANCE, True, event_shape=shape),

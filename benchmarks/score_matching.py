@@ -182,24 +182,29 @@ def one(dimension: int, width: int, depth: int, batch: int, arm: str) -> None:
 
 
 def growth(rounds: int, picture: Path) -> None:
-    """Time over the dimension, network and batch being the same."""
-    width, depth, batch = 128, 2, 128
-    table: dict[str, list[float]] = {"exact": [], "sliced": []}
-    print("| d | exact | sliced, 5 projections |")
-    print("|---|---|---|")
+    """Time over the dimension, all arms in turn, so that a slow minute of the machine meets all.
+
+    The network is wide enough for its input layer, which grows too, to be a small part of it.
+    """
+    width, depth, batch = 256, 3, 128
+    arms: dict[str, Callable[[], None]] = {}
     for dimension in DIMENSIONS:
         torch.manual_seed(0)
         model = network(dimension, width, depth)
         x = torch.randn(batch, dimension)
-        arms = {
-            label: ours(name, model, x, "off", **options)
-            for label, (name, options) in LOSSES.items()
-            if label in table
-        }
-        times = medians(arms, rounds)
-        for label in table:
-            table[label].append(statistics.median(times[label]))
-        print(f"| {dimension} | " + " | ".join(f"{table[n][-1]:.2f} ms" for n in table) + " |")
+        arms[f"floor {dimension}"] = floor(model, x)
+        for label in ("exact", "sliced"):
+            name, options = LOSSES[label]
+            arms[f"{label} {dimension}"] = ours(name, model, x, "off", **options)
+    times = medians(arms, rounds)
+    table = {
+        label: [statistics.median(times[f"{label} {d}"]) for d in DIMENSIONS]
+        for label in ("floor", "exact", "sliced")
+    }
+    print("| d | floor | exact | sliced, 5 projections |")
+    print("|---|---|---|---|")
+    for dimension, *row in zip(DIMENSIONS, *table.values(), strict=True):
+        print(f"| {dimension} | " + " | ".join(f"{time:.2f} ms" for time in row) + " |")
     exact, sliced = np.array(table["exact"]), np.array(table["sliced"])
     slope, intercept = np.polyfit(DIMENSIONS, exact, 1)
     fitted = slope * np.array(DIMENSIONS) + intercept

@@ -183,7 +183,7 @@ def to_toml(tables: Mapping[str, Any]) -> str:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """``path=value`` of ``--set``, the value read as TOML; a bare word is a string.
+    """``path=value`` of ``--set``, the value read as TOML; a bare word or path is a string.
 
     Raises:
         SpecError: there is no ``=``, the path is empty, or the value is not TOML.
@@ -192,7 +192,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path = path.strip()
     if not equals or not path or not all(split_path(path)):
         raise SpecError([Problem("", f"--set {text!r}: expected path=value")])
-    if re.fullmatch(r"[A-Za-z_@][\w:.@-]*", value.strip()) and value.strip() not in (
+    if re.fullmatch(r"(\.{0,2}/|~/)?[A-Za-z_@][\w:./@-]*", value.strip()) and value.strip() not in (
         *("true", "false", "inf", "nan"),
     ):
         return path, value.strip()

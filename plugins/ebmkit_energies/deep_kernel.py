@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Literal
 
@@ -155,6 +156,22 @@ class DeepKernel(nn.Module):
         """
         rows = flattened(x, self.event_shape, self)
         energies = (rows * rows).sum(1) * (0.5 / self.base_scale**2)
+        for share, values in self._kernels(rows):
+            energies = energies - values @ (self.weights * share)
+        return energies
+
+    def kernels(self, x: Tensor) -> Tensor:
+        """Σ_r ρ_r exp(−‖φ_r(x) − φ_r(z_l)‖² / (2 σ_r²)), (batch, n_inducing): what α weighs.
+
+        Raises:
+            ValueError: wrong shape or dtype of the points.
+        """
+        rows = flattened(x, self.event_shape, self)
+        weighed = [share * values for share, values in self._kernels(rows)]
+        return torch.stack(weighed).sum(0)
+
+    def _kernels(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """ρ_r, and the kernel's values at each row and inducing point (batch, n_inducing)."""
         precisions = (-2 * self.log_lengthscales).exp()
         shares = self.kernel_logits.softmax(0)
         for features, precision, share in zip(self.maps, precisions, shares, strict=True):
@@ -166,5 +183,4 @@ class DeepKernel(nn.Module):
             exponents = nn.functional.linear(
                 ours, theirs * precision, -0.5 * precision * (theirs * theirs).sum(1)
             ) - (ours * ours).sum(1, keepdim=True) * (0.5 * precision)
-            energies = energies - exponents.exp() @ (self.weights * share)
-        return energies
+            yield share, exponents.exp()

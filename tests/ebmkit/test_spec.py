@@ -171,7 +171,11 @@ class TestAssignments:
             ("a=1 2", None),
             ("a=1\nb=2", None),
             ("a=[1", None),
-            ("a=x/y", None),
+            ("a=x/y.csv", ("a", "x/y.csv")),
+            ("a=../x", ("a", "../x")),
+            ("a=~/x", ("a", "~/x")),
+            ("a=.5", None),
+            ("a=x y/z", None),
         ],
     )
     def test_what_is_read(self, text: str, expected: Any) -> None:

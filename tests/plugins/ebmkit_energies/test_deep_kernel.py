@@ -73,6 +73,12 @@ def by_hand(model: DeepKernel, x: list[float]) -> float:
     return total
 
 
+def test_the_energy_is_the_base_less_the_weighed_kernels() -> None:
+    model, x = model_with_weights(base_scale=1.5), points()
+    expected = x.square().sum(1) / (2 * 1.5**2) - model.kernels(x) @ model.weights
+    torch.testing.assert_close(model(x), expected)
+
+
 @laws
 @given(seed=st.integers(0, 2**32), spread=st.floats(0.1, 5.0))
 def test_the_energy_is_the_formula(seed: int, spread: float) -> None:

@@ -29,7 +29,7 @@ def classifiers(seed: int) -> dict[str, Any]:
         "perceptron": make_pipeline(
             StandardScaler(),
             PCA(n_components=0.99, random_state=seed),
-            MLPClassifier((64,), alpha=1.0, max_iter=300, random_state=seed),
+            MLPClassifier((64,), alpha=1.0, max_iter=2000, random_state=seed),
         ),
     }
 
@@ -57,14 +57,21 @@ def main() -> None:
     samples = pipeline.sample_batch(len(data)).x
     levels = getattr(pipeline.sampler, "levels", None)
     noise = levels[-1] if levels else pipeline.training.data_noise
+    # The mean of the data that a noisy sample may stand for.
+    level = {"noise_level": samples.new_full((len(samples),), noise)} if levels else {}
+    _, slope = ebmkit.energy_and_gradient(lambda x: pipeline.model(x, **level), samples)
+    denoised = samples - noise**2 * slope
+    grid = data.unique()
+    snapped = grid[torch.bucketize(denoised, (grid[1:] + grid[:-1]) / 2)]
     if not isinstance(noise, int | float):
         parser.error(f"{arguments.run}: training.data_noise is a schedule, expected a number")
     z = torch.randn(data.shape, generator=generator, device=data.device)
     # Half the data against the other half: what chance and the folds alone make of it.
     half = len(data) // 2
     pairs = {
-        "data as they are": (data, samples),
-        f"data with noise {noise:g}": (data + noise * z, samples),
+        f"data with noise {noise:g} against samples": (data + noise * z, samples),
+        "data against samples less their expected noise, on the data's grid": (data, snapped),
+        "data against samples": (data, samples),
         "half the data against the other": (data[:half], data[half : 2 * half]),
     }
     for pair, (one, other) in pairs.items():

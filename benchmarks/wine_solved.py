@@ -127,7 +127,7 @@ def train(
         optimizer.step()
         step += 1
         if step % arguments.evaluate_every == 0:
-            alpha = detached(rows.train).solved(10**log_ridge.detach())
+            alpha = detached(rows.train).solved(10 ** log_ridge.detach())
             validation = detached(rows.validation).loss(alpha).item()
             if validation < best:
                 best, best_step = validation, step

@@ -140,15 +140,16 @@ def loss_schedules(planner: Planner, loss: Any, training: Training) -> None:
             planner.report(path, complaint)
 
 
-def loss_takes_model(planner: Planner, loss: Any, model: Any) -> None:
-    """The loss can train such a model, by what its own ``check`` says."""
-    check = getattr(loss, "check", None)
-    if check is None:
-        return
-    try:
-        check(model)
-    except UserError as error:
-        planner.report("loss", str(error))
+def parts_take_model(planner: Planner, sampler: Any, loss: Any, model: Any) -> None:
+    """Loss and samplers can work with such a model, by what their own ``check`` says."""
+    for place, part in [("loss", loss), *_samplers(sampler, loss)]:
+        check = getattr(part, "check", None)
+        if check is None:
+            continue
+        try:
+            check(model)
+        except UserError as error:
+            planner.report(place, str(error))
 
 
 def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:

@@ -150,7 +150,7 @@ class _Composer:
         self._raise()
         assert training is not None and optimizer is not None and event_shape is not None
         model = self._model(builder, training.seed, event_shape, dataset, device)
-        checks.loss_takes_model(planner, loss, model)
+        checks.parts_take_model(planner, sampler, loss, model)
         lr = optimizers.schedule_of(optimizer, builder.build)
         lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
         self._report(builder)

@@ -57,6 +57,8 @@ class Sampler(Protocol):
 
     Optional: ``restart(state, energy, x)`` returns a state for new chains at ``x`` that keeps what
     ``state`` has adapted (a step size, a mass matrix); without it new chains start from ``init``.
+    ``check(energy)`` raises ``UserError`` where such an energy cannot be sampled; a pipeline calls it
+    once the model is built, before the first step.
     A sampler of discrete states says so with an attribute ``discrete = True``.
     """
 

@@ -95,7 +95,8 @@ class AnnealedLangevin:
         """The present level, a schedule on the chain's clock."""
         return _Staircase(tuple(self.levels))
 
-    def init(self, energy: Energy, x: Tensor) -> LangevinState:
+    def check(self, energy: Energy) -> None:
+        """Raises UserError where the energy takes no noise level."""
         inner = energy
         while isinstance(inner, functools.partial):
             inner = inner.func
@@ -105,6 +106,9 @@ class AnnealedLangevin:
                 f"AnnealedLangevin: expected a noise-conditional energy, got {name}, which takes no "
                 "noise_level; choose the sampler langevin, or a noise-conditional model"
             )
+
+    def init(self, energy: Energy, x: Tensor) -> LangevinState:
+        self.check(energy)
         return LangevinState(x)
 
     def draw(self, state: LangevinState, *, generator: torch.Generator) -> Tensor:

@@ -149,6 +149,20 @@ class TestLossAndModel:
         assert ebmkit.compose(tables, loss=Fussy("Other")).step == 0
 
 
+class TestSamplerAndModel:
+    annealed = {"use": "annealed-langevin", "levels": LEVELS}
+
+    def test_annealing_needs_a_noise_conditional_model(self, tables: Any) -> None:
+        (problem,) = problems(tables, sampler=self.annealed)
+        assert problem.path == "sampler"
+        assert "expected a noise-conditional energy, got MLP" in problem.message
+
+    def test_so_does_that_of_a_loss(self, tables: Any) -> None:
+        loss = {"use": "contrastive-divergence", "sampler": self.annealed, "k_steps": 4}
+        (problem,) = problems(tables, loss=loss)
+        assert problem.path == "loss.sampler"
+
+
 class TestChainsThatJudge:
     def with_annealing(self, tables: Any, chain_steps: int) -> dict[str, Any]:
         return {

@@ -85,11 +85,15 @@ def terms(
 
 
 class Result(NamedTuple):
+    """Exact losses of the finished model, and what it took."""
+
     test: float
     validation: float
     best_step: int
     seconds: float
+    """CPU time of the process, validation included."""
     sigma: float | None
+    """Of denoising."""
 
 
 def train(
@@ -174,12 +178,27 @@ def main() -> None:
             for sigma in arguments.sigmas if name == "DSM" else [None]:
                 result = train(name, rows, sigma, seed, arguments)
                 tried.append(result)
-                print(name, f"seed {seed}:", result, flush=True)
+                level = "" if sigma is None else f" σ {sigma:g}"
+                print(
+                    f"{name}{level} seed {seed}: test {result.test:.2f}, validation "
+                    f"{result.validation:.2f} at step {result.best_step}, "
+                    f"{result.seconds:.0f} s of CPU",
+                    flush=True,
+                )
             results.append(min(tried, key=lambda result: result.validation))
+    print("\n| loss | test, exact SM | seeds | steps to the best | seconds of CPU | σ |")
+    print("|---|---|---|---|---|---|")
     for name, results in table.items():
         tests = [result.test for result in results]
         spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-        print(f"| {name} | {statistics.mean(tests):.2f} ± {spread:.2f} | {tests}")
+        each = ", ".join(f"{test:.1f}" for test in tests)
+        steps = "/".join(str(result.best_step) for result in results)
+        seconds = "/".join(f"{result.seconds:.0f}" for result in results)
+        levels = "/".join(f"{result.sigma:g}" for result in results if result.sigma is not None)
+        print(
+            f"| {name} | {statistics.mean(tests):.1f} ± {spread:.1f} | {each} | {steps} | {seconds} "
+            f"| {levels} |"
+        )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -150,7 +150,7 @@ class TestLossAndModel:
 
 
 class TestSamplerAndModel:
-    annealed = {"use": "annealed-langevin", "levels": LEVELS}
+    annealed: ClassVar = {"use": "annealed-langevin", "levels": LEVELS}
 
     def test_annealing_needs_a_noise_conditional_model(self, tables: Any) -> None:
         (problem,) = problems(tables, sampler=self.annealed)

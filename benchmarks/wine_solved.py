@@ -5,8 +5,8 @@ half of the batch under a ridge λ, the loss is taken on the other half, and its
 rest, λ included, through the solution. Training stops when the loss itself, on the validation rows
 with α solved for on the training rows, has found no new minimum for ``--patience`` steps; then λ is
 chosen on the validation rows. Judged is the exact score-matching loss of the test rows; the noise
-level of denoising is chosen by that of the validation rows. Rows are prepared as in ``wine.py``,
-but for noise, which is added once to all.
+level of denoising is chosen by that of the validation rows. Rows are those of the recipe `wine`, with
+its noise added once to all.
 """
 
 from __future__ import annotations
@@ -14,18 +14,14 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import statistics
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from wine import Rows, load
+from wine import LOSSES, Result, best_of, composed, parser_of, print_table
 
 import ebmkit
-
-LOSSES = ["exact SM", "SSM", "SSM-VR", "DSM"]
 
 
 class Terms(NamedTuple):
@@ -84,16 +80,26 @@ def terms(
     return Terms(first, offsets, second, zero - precision * dim)
 
 
-class Result(NamedTuple):
-    """Exact losses of the finished model, and what it took."""
+class Rows(NamedTuple):
+    """Whitened rows (rows, 11) with the noise of the recipe added once."""
 
-    test: float
-    validation: float
-    best_step: int
-    seconds: float
-    """CPU time of the process, validation included."""
-    sigma: float | None
-    """Of denoising."""
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+
+
+def split(arguments: argparse.Namespace, seed: int) -> Rows:
+    """The rows of the recipe's split."""
+    pipeline = composed(arguments, seed, LOSSES["SSM-VR"])
+    data, noise = pipeline.dataset, pipeline.training.data_noise
+    generator = torch.Generator().manual_seed(seed)
+    parts = (data[:], data.validation_batch.x, data.held_out_batch.x)
+    return Rows(
+        *(
+            x.double() + noise * torch.randn(x.shape, generator=generator, dtype=torch.float64)
+            for x in parts
+        )
+    )
 
 
 def train(
@@ -150,55 +156,22 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="winequality-red.csv")
-    parser.add_argument("--separator", default=",", help="of the file's cells; ';' in UCI's")
-    parser.add_argument("--losses", nargs="*", default=LOSSES, choices=LOSSES)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--sigmas", type=float, nargs="*", default=[0.05, 0.1, 0.2, 0.3])
-    parser.add_argument("--noise", type=float, default=0.05, help="in whitened units")
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=3000, help="at most")
     parser.add_argument("--patience", type=int, default=200, help="steps without a new minimum")
-    parser.add_argument("--evaluate-every", type=int, default=5, help="steps")
+    parser.add_argument("--evaluate-every", type=int, default=10, help="steps")
     parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--lr", type=float, default=1e-2)
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    arguments.dequantise = True
     torch.set_num_threads(arguments.threads)
     table: dict[str, list[Result]] = {name: [] for name in arguments.losses}
     for seed in arguments.seeds:
-        rows = load(arguments, seed)
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(rows.train.shape, generator=generator, dtype=torch.float64)
-        rows = Rows(*(part.double() for part in rows))
-        rows = rows._replace(train=rows.train + arguments.noise * noise)
+        rows = split(arguments, seed)
         for name, results in table.items():
-            tried = []
-            for sigma in arguments.sigmas if name == "DSM" else [None]:
-                result = train(name, rows, sigma, seed, arguments)
-                tried.append(result)
-                level = "" if sigma is None else f" σ {sigma:g}"
-                print(
-                    f"{name}{level} seed {seed}: test {result.test:.2f}, validation "
-                    f"{result.validation:.2f} at step {result.best_step}, "
-                    f"{result.seconds:.0f} s of CPU",
-                    flush=True,
-                )
-            results.append(min(tried, key=lambda result: result.validation))
-    print("\n| loss | test, exact SM | seeds | steps to the best | seconds of CPU | σ |")
-    print("|---|---|---|---|---|---|")
-    for name, results in table.items():
-        tests = [result.test for result in results]
-        spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-        each = ", ".join(f"{test:.1f}" for test in tests)
-        steps = "/".join(str(result.best_step) for result in results)
-        seconds = "/".join(f"{result.seconds:.0f}" for result in results)
-        levels = "/".join(f"{result.sigma:g}" for result in results if result.sigma is not None)
-        print(
-            f"| {name} | {statistics.mean(tests):.1f} ± {spread:.1f} | {each} | {steps} | {seconds} "
-            f"| {levels} |"
-        )
+            sigmas = arguments.sigmas if name == "DSM" else [None]
+            tried = [train(name, rows, sigma, seed, arguments) for sigma in sigmas]
+            results.append(best_of(name, seed, tried))
+    print_table(table)
 
 
 if __name__ == "__main__":

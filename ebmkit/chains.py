@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ebmkit.clocks import values_at
+from ebmkit.data import take
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
 from ebmkit.objectives import evaluating
-from ebmkit.protocols import Energy, Metrics, Model, Sampler, State
+from ebmkit.protocols import Batch, Energy, Metrics, Model, Sampler, State
 
 
 class Chain(NamedTuple):
@@ -112,6 +113,23 @@ def sample(
             trajectory=trajectory,
         )
     return chain.x if chain.trajectory is None else chain.trajectory
+
+
+def starts_among(chains: Batch, n: int, *, generator: torch.Generator) -> Batch:
+    """``n`` of the chains that are there, each taken as often as any other, or once more."""
+    size, device = len(chains.x), chains.x.device
+    rounds = -(-n // size)
+    orders = [torch.randperm(size, generator=generator, device=device) for _ in range(rounds)]
+    return take(chains, torch.cat(orders)[:n])
+
+
+def starts_around(data: Batch, n: int, *, generator: torch.Generator) -> Batch:
+    """``n`` normal points with the mean and standard deviation of ``n`` points of data or more, at
+    conditions of those."""
+    x = data.x
+    noise = torch.randn((n, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
+    labels = None if data.condition is None else data.condition[:n]
+    return Batch(x.mean(0) + x.std(0) * noise, labels)
 
 
 def _guard(state: State, sampler: Any, steps: int) -> None:

@@ -152,6 +152,18 @@ def parts_take_model(planner: Planner, sampler: Any, loss: Any, model: Any) -> N
             planner.report(place, str(error))
 
 
+def hooks_take_pipeline(planner: Planner, hooks: Mapping[str, Any], pipeline: Any) -> None:
+    """Hook plugins that were stated can work with such a pipeline, by what their ``check`` says."""
+    for path, hook in hooks.items():
+        check = getattr(hook, "check", None)
+        if check is None:
+            continue
+        try:
+            check(pipeline)
+        except UserError as error:
+            planner.report(path, str(error))
+
+
 def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:
     """A schedule of the training spread over the run, with no negative value; a number as it is."""
     steps = training.steps or 1

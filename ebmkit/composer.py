@@ -113,6 +113,7 @@ class _Composer:
             for name, factory in (("training", Training), ("evaluation", Evaluation))
         }
         optimizer = self._optimizer(sections["training"])
+        hook_plans = planner.hooks(tables.get("hooks", {}))
         builder = Builder(plans)
         if circle := checks.cycles(self.spec, plans):
             planner.problems += circle
@@ -145,6 +146,8 @@ class _Composer:
             checks.buffer_holds_negatives(planner, loss, training)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
             checks.loss_schedules(planner, loss, training)
+        hooks = {n: builder.build(p) for n, p in hook_plans.items()} if planned else {}
+        self._report(builder)
         checks.same_states(planner, dataset, sampler, loss)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
@@ -155,7 +158,7 @@ class _Composer:
         lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
         self._report(builder)
         self._raise()
-        return Pipeline(
+        pipeline = Pipeline(
             model=model,
             sampler=sampler if sampler is not None else getattr(loss, "sampler", None),
             loss=loss,
@@ -165,9 +168,15 @@ class _Composer:
             optimizer=optimizer,
             lr_schedule=lr,
             device=device,
-            tables=self._resolved(plans, sections, optimizer),
+            hooks=hooks,
+            tables=self._resolved(plans, sections, hook_plans, optimizer),
             notices=tuple(self.notices),
         )
+        checks.hooks_take_pipeline(
+            planner, {hook_plans[n].path: h for n, h in hooks.items()}, pipeline
+        )
+        self._raise()
+        return pipeline
 
     def _model(
         self,
@@ -239,6 +248,7 @@ class _Composer:
         if dataset is None:
             return None
         try:
+            getattr(dataset, "n_samples", None)  # reading a file may find that it leaves no rows
             return tuple(dataset.event_shape)
         except UserError as error:
             self.planner.report("dataset", str(error))
@@ -248,16 +258,23 @@ class _Composer:
         self,
         plans: Mapping[str, Any],
         sections: Mapping[str, Call | None],
+        hooks: Mapping[str, Call],
         optimizer: optimizers.OptimizerPlan,
     ) -> dict[str, Any]:
         tables: dict[str, Any] = {}
         owners: dict[str, str] = {}
-        calls = [*plans.values(), *sections.values(), optimizer.lr]
+        calls = [*plans.values(), *sections.values(), *hooks.values(), optimizer.lr]
         for kind, plan in (*plans.items(), *sections.items()):
             if isinstance(plan, Call):
                 tables[kind] = plan.resolved()
             elif plan is not None:
                 tables[kind] = {"use": f"<{type(plan).__name__}>"}
+        if hooks:
+            resolved = {call.path.partition(".")[2]: call.resolved() for call in hooks.values()}
+            tables["hooks"] = {
+                name: {key: value for key, value in table.items() if key != "use"}
+                for name, table in resolved.items()
+            }
         for call in calls:
             for component in call.components() if isinstance(call, Call) else []:
                 key = f"{component.kind}:{component.chosen}"

@@ -12,6 +12,8 @@ from torch import Tensor
 from ebmkit.errors import DataError
 from ebmkit.protocols import Batch, Dataset
 
+_VALIDATED_ON = 1000
+
 
 @attrs.frozen(eq=False)
 class Points:
@@ -76,6 +78,44 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     return Batch(batch.x.to(rows.device)[rows], condition)
 
 
+def to_judge(dataset: Dataset, n: int, *, generator: torch.Generator) -> Batch:
+    """At most ``n`` rows that the dataset holds out, on the generator's device, or else ``n`` of its
+    draws."""
+    held_out: Batch | None = getattr(dataset, "held_out_batch", None)
+    if held_out is None or not len(held_out.x):
+        return dataset.draw(n, generator=generator)
+    rows = torch.randperm(len(held_out.x), generator=generator, device=generator.device)[:n]
+    return take(held_out, rows)
+
+
+def to_validate(dataset: Dataset, *, generator: torch.Generator) -> Batch:
+    """All rows that the dataset keeps apart to validate on, on the generator's device; of an endless
+    dataset without such rows, 1,000 draws.
+
+    Raises:
+        DataError: the dataset is finite and keeps no rows apart.
+    """
+    kept: Batch | None = getattr(dataset, "validation_batch", None)
+    if kept is not None:
+        return take(kept, torch.arange(len(kept.x), device=generator.device))
+    if getattr(dataset, "n_samples", None) is not None:
+        raise DataError(
+            f"dataset {type(dataset).__name__} is finite and keeps no rows apart to validate on; set "
+            "dataset.validation = 0.1, where it has that field, or leave its n_samples out"
+        )
+    return dataset.draw(_VALIDATED_ON, generator=generator)
+
+
+def with_noise(batch: Batch, scale: float, *, generator: torch.Generator) -> Batch:
+    """The batch with normal noise of standard deviation ``scale`` added to its points; nothing is
+    drawn where that is 0."""
+    if not scale:
+        return batch
+    x = batch.x
+    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return batch._replace(x=x + scale * noise)
+
+
 class Feed:
     """The positives of a training run: fresh draws of an endless set, epochs of a finite one.
 
@@ -103,12 +143,6 @@ class Feed:
         device = self.generator.device
         condition = batch.condition if self.labels else None
         return Batch(batch.x.to(device), None if condition is None else condition.to(device))
-
-    def noisy(self, batch: Batch, scale: float) -> Batch:
-        """The batch with normal noise of standard deviation ``scale`` added to its points."""
-        x = batch.x
-        noise = torch.randn(x.shape, generator=self.generator, device=x.device, dtype=x.dtype)
-        return batch._replace(x=x + scale * noise)
 
     def _next_rows(self) -> Batch:
         assert self.rows is not None

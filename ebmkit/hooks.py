@@ -1,8 +1,11 @@
 """What happens at a time: the hook specifications, and the plugin manager behind a typed face.
 
-A hook plugin is a class (called without arguments), or any object, found through the entry-point
-group ``ebmkit.hooks``. Its methods marked ``@ebmkit.hookimpl`` are called at the times below; a
-method may leave out arguments it does not use. Hooks are never called inside a chain.
+A hook plugin is a class, or any object, found through the entry-point group ``ebmkit.hooks``. Its
+methods marked ``@ebmkit.hookimpl`` are called at the times below; a method may leave out arguments it
+does not use. Hooks are never called inside a chain.
+
+The keyword parameters of a class are its options, which a pipeline states in ``[hooks.NAME]``. A class
+that can be called without arguments takes part in every run; one that cannot, where it is stated.
 """
 
 from __future__ import annotations
@@ -42,6 +45,17 @@ class Run:
     """Training steps done."""
     notices: list[str] = attrs.field(factory=list)
     """Lines that a person should see at the end."""
+    stopped: str = ""
+    """Why training ends before ``total_steps``; empty where it does not."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether the present step is the last."""
+        return bool(self.stopped) or self.step >= self.total_steps
+
+    def stop(self, reason: str) -> None:
+        """Let training end after the present step, as if it were the last."""
+        self.stopped = self.stopped or reason
 
 
 class Specifications:
@@ -95,17 +109,23 @@ class Hooks:
             self._add(name, plugin)
 
     @classmethod
-    def installed(cls, found: Registry | None = None) -> Hooks:
-        """The hook plugins of the installed distributions that are not blocked. One that cannot be
-        imported is left out, for nobody asked for it by name."""
+    def installed(
+        cls, found: Registry | None = None, stated: Mapping[str, object] | None = None
+    ) -> Hooks:
+        """The hook plugins of the installed distributions that are not blocked, and those that a
+        pipeline states, by ``dist:name``. One that cannot be imported is left out, for nobody asked
+        for it by name."""
         found = found or registry()
-        plugins, left_out = {}, []
+        plugins, left_out = dict(stated or {}), []
         for component in found.of_kind("hook"):
-            if component.status in ("ok", "conflict"):
+            if component.status in ("ok", "conflict") and component.qualified not in plugins:
                 try:
-                    plugins[component.qualified] = found.load(component)
+                    plugin = found.load(component)
                 except BrokenPluginError as error:
                     left_out.append(str(error))
+                    continue
+                if not _needs_options(plugin):
+                    plugins[component.qualified] = plugin
         hooks = cls(plugins)
         hooks.left_out = tuple(left_out)
         return hooks
@@ -189,6 +209,15 @@ class Hooks:
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
             raise HookError(f"hook plugin {name}: {error}") from error
+
+
+def _needs_options(plugin: object) -> bool:
+    if not inspect.isclass(plugin):
+        return False
+    parameters = inspect.signature(plugin).parameters.values()
+    return any(
+        p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters
+    )
 
 
 def _culprit(caller: pluggy.HookCaller, error: BaseException) -> str:

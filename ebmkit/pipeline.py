@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ebmkit.chains import run_chain
-from ebmkit.data import Feed, take
+from ebmkit.chains import run_chain, starts_among, starts_around
+from ebmkit.data import Feed, to_judge, to_validate, with_noise
 from ebmkit.errors import UserError
-from ebmkit.evaluation import judge
+from ebmkit.evaluation import judge, loss_on
 from ebmkit.hooks import Hooks, Run
 from ebmkit.objectives import Objective, bind, conditional, evaluating
 from ebmkit.optimizers import OptimizerPlan
@@ -42,6 +43,7 @@ class Pipeline:
         lr_schedule: Scheduler | None,
         device: torch.device,
         tables: Mapping[str, Any],
+        hooks: Mapping[str, object] | None = None,
         notices: tuple[str, ...] = (),
     ) -> None:
         self.sampler = sampler
@@ -52,6 +54,8 @@ class Pipeline:
         self.device = device
         self.tables = tables
         """The resolved spec: every default, and whose each part is."""
+        self.hooks = dict(hooks or {})
+        """The hook plugins that the spec states, by ``dist:name``."""
         self.notices = notices
         """Lines that a person should see."""
         self.conditional = conditional(model) and getattr(dataset, "n_classes", None) is not None
@@ -79,9 +83,19 @@ class Pipeline:
 
     @property
     def model(self) -> Model:
-        """The model to use: with averaged weights where ``ema_decay`` keeps an average, else the
-        trained one, which is ``trainer.model``."""
-        return self.trainer.averaged or self.trainer.model
+        """The model to use: with the weights that ``keep_weights`` kept, or else the present ones."""
+        return self.present_model if self.trainer.kept is None else self.trainer.kept
+
+    @property
+    def present_model(self) -> Model:
+        """The model after the last step: with averaged weights where ``ema_decay`` keeps an average,
+        else the trained one, which is ``trainer.model``."""
+        averaged = self.trainer.averaged
+        return self.trainer.model if averaged is None else averaged
+
+    def keep_weights(self) -> None:
+        """Keep the present weights as those to use; training goes on with its own."""
+        self.trainer.keep()
 
     @property
     def step(self) -> int:
@@ -102,7 +116,7 @@ class Pipeline:
         """Train until ``training.steps`` are done, then evaluate.
 
         ``out`` keeps the run in a directory; without it nothing is written. ``hooks`` are by
-        default those of the installed plugins; ``Hooks({})`` is none.
+        default those that the spec states and those of the installed plugins; ``Hooks({})`` is none.
 
         Raises:
             UserError: the model has no parameters to train.
@@ -114,7 +128,7 @@ class Pipeline:
 
         self.trainer.check_trainable()
         directory = RunDirectory.create(Path(out), self, force=force) if out is not None else None
-        hooks = hooks if hooks is not None else Hooks.installed()
+        hooks = hooks if hooks is not None else Hooks.installed(stated=self.hooks)
         steps = self.training.steps or 0
         notices = [*self.notices, *hooks.left_out]
         run = Run(self, directory.path if directory else None, steps, self.step, notices)
@@ -200,13 +214,26 @@ class Pipeline:
 
     def data(self, n: int, *, generator: torch.Generator) -> Batch:
         """``n`` points of the data to judge against: held-out ones where the dataset keeps some."""
-        held_out: Batch | None = getattr(self.dataset, "held_out_batch", None)
-        if held_out is not None and len(held_out.x):
-            rows = torch.randperm(len(held_out.x), generator=generator, device=self.device)[:n]
-            batch = take(held_out, rows)
-        else:
-            batch = self.dataset.draw(n, generator=generator)
-        return batch if self.conditional else Batch(batch.x)
+        return self._labelled(to_judge(self.dataset, n, generator=generator))
+
+    def validation_data(self, *, generator: torch.Generator) -> Batch:
+        """The rows that the dataset keeps apart to validate on; of an endless one 1,000 points.
+
+        Raises:
+            DataError: the data are finite and keep no rows apart.
+        """
+        return self._labelled(to_validate(self.dataset, generator=generator))
+
+    def validate(self, loss: Loss) -> float:
+        """A loss of the present model on the validation data, noise added as in training. Points and
+        draws are the same at every call, so that two values differ by the models alone.
+
+        Raises:
+            DataError: the data are finite and keep no rows apart.
+            DivergenceError: the loss is not finite.
+        """
+        batch = self.validation_data(generator=self.generator("validation data"))
+        return self._loss_on(self.present_model, batch, "validation loss", loss)["loss"]
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next training step needs."""
@@ -223,7 +250,7 @@ class Pipeline:
 
     def _train(self, run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
         every = self.training.evaluate_every
-        while self.step < run.total_steps:
+        while not run.ending:
             metrics = self.trainer.step()
             run.step = self.step
             hooks.step_end(run, metrics)
@@ -231,7 +258,7 @@ class Pipeline:
                 raise KeyboardInterrupt
             if directory and self.step % self.training.checkpoint_every == 0:
                 directory.save(run, hooks)
-            if every is not None and self.step % every == 0 and self.step < run.total_steps:
+            if every is not None and self.step % every == 0 and not run.ending:
                 self._evaluate(run, hooks, directory)
 
     def _evaluate(self, run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
@@ -246,25 +273,28 @@ class Pipeline:
         data = self.data(n, generator=self.generator("evaluation"))
         samples = self.sample_batch(n) if self.sampler is not None else None
         log_density = getattr(self.dataset, "log_density", None)
+        test = partial(self._loss_on, self.model, data, "test loss")
         with evaluating(self.model):
-            numbers = judge(self.model, data, samples, log_density)
+            numbers = judge(self.model, data, samples, log_density, self.evaluation.loss, test)
+        if self.trainer.kept is not None:
+            numbers["kept_step"] = self.trainer.kept_step
         return {**numbers, "chain_steps": self.evaluation.chain_steps}, data, samples
+
+    def _loss_on(self, model: Model, batch: Batch, purpose: str, loss: Loss) -> dict[str, float]:
+        """A loss of the batch with such noise on it as the last step added to the positives."""
+        generator = self.generator(purpose)
+        noise = self.trainer.data_noise(max(self.step - 1, 0))
+        return loss_on(
+            loss, model, with_noise(batch, noise, generator=generator), generator=generator
+        )
+
+    def _labelled(self, batch: Batch) -> Batch:
+        return batch if self.conditional else Batch(batch.x)
 
     def _starts(self, n: int, generator: torch.Generator) -> Batch:
         chains = getattr(self.loss, "chains", None)
         state = self.trainer.objective.state
         if chains is not None and state is not None:
-            kept: Batch = chains(state)
-            size, device = len(kept.x), kept.x.device
-            rounds = -(-n // size)
-            orders = [
-                torch.randperm(size, generator=generator, device=device) for _ in range(rounds)
-            ]
-            rows = torch.cat(orders)[:n]
-            return take(kept, rows)
-        data = self.dataset.draw(max(n, 1000), generator=generator)
-        x = data.x
-        shape = (n, *x.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
-        labels = data.condition[:n] if self.conditional and data.condition is not None else None
-        return Batch(x.mean(0) + x.std(0) * noise, labels)
+            return starts_among(chains(state), n, generator=generator)
+        data = self._labelled(self.dataset.draw(max(n, 1000), generator=generator))
+        return starts_around(data, n, generator=generator)

@@ -120,6 +120,31 @@ class Planner:
         table = {key: item for key, item in value.items() if key != "use"}
         return self.call(kind, factory, table, path, component, inside)
 
+    def hooks(self, tables: Any) -> dict[str, Call]:
+        """The calls of the hook plugins that a spec states, by ``dist:name``."""
+        if not isinstance(tables, Mapping):
+            self.report("hooks", f"expected a table for each hook plugin, got {tables!r}")
+            return {}
+        found = {}
+        for name, table in tables.items():
+            path = f"hooks.{name}"
+            if not isinstance(table, Mapping):
+                self.report(path, f"expected a table of the hook plugin's options, got {table!r}")
+                continue
+            try:
+                component = self.registry.find("hook", str(name))
+            except UserError as error:
+                self.report(path, f"{error}{self._hint('hook', str(name), error)}")
+                continue
+            plugin = self.registry.load(component)
+            if not inspect.isclass(plugin):
+                self.report(path, f"hook plugin {component.qualified} takes no options")
+                continue
+            call = self.call("hook", plugin, table, path, component)
+            if call is not None:
+                found[component.qualified] = call
+        return found
+
     def call(
         self,
         kind: str,

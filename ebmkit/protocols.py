@@ -123,8 +123,9 @@ class Dataset(Protocol):
 
     Optional: ``log_density(x)`` (batch, *event) -> (batch,), the exact log density in nats;
     ``n_classes`` for labelled data; ``n_samples``, ``__len__`` and ``__getitem__`` for a finite set,
-    which then serves ``torch.utils.data.DataLoader`` and training by epochs; ``held_out_batch``, a
-    Batch that is kept apart for evaluation; ``discrete = True`` for discrete states.
+    which then serves ``torch.utils.data.DataLoader`` and training by epochs; ``held_out_batch`` and
+    ``validation_batch``, Batches that are kept apart for evaluation and for early stopping;
+    ``discrete = True`` for discrete states.
     """
 
     @property

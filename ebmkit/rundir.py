@@ -96,7 +96,7 @@ class RunDirectory:
             status("failed", f"{type(error).__name__}: {error}")
             raise
         self.save(run, hooks)
-        status("finished")
+        status("finished", run.stopped and f"after step {run.step}: {run.stopped}")
 
     def save(self, run: Run, hooks: Hooks) -> Path:
         """Write a checkpoint of the present step and drop all but the last ``keep``."""

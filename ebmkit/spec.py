@@ -16,10 +16,10 @@ from attrs.validators import and_, ge, gt, in_, le, lt, optional
 from ebmkit.errors import Problem, SpecError, did_you_mean
 from ebmkit.fields import doc, scheduled
 from ebmkit.lines import line_of
-from ebmkit.protocols import Scheduler
+from ebmkit.protocols import Loss, Scheduler
 
 PARTS = ("model", "sampler", "loss", "dataset")
-SECTIONS = (*PARTS, "training", "evaluation", "parts")
+SECTIONS = (*PARTS, "training", "evaluation", "hooks", "parts")
 SIZE_LIMIT = 1_000_000
 """Bytes of a pipeline file; a longer one is refused before it is parsed."""
 
@@ -97,6 +97,10 @@ class Evaluation:
 
     n_samples: int = field(default=2000, validator=ge(2), metadata=doc("chains drawn to judge"))
     chain_steps: int = field(default=1000, validator=ge(0), metadata=doc("steps of each chain"))
+    loss: Loss | None = field(
+        default=None,
+        metadata=doc("a loss to report of the data to judge against, noise added as in training"),
+    )
 
 
 @attrs.frozen

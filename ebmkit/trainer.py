@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebmkit.data import Feed
+from ebmkit.data import Feed, with_noise
 from ebmkit.errors import DataError, DivergenceError, UserError
 from ebmkit.fields import is_scheduled
 from ebmkit.objectives import Objective
@@ -45,6 +45,9 @@ class Trainer:
         self.averaged: nn.Module | None = None
         if training.ema_decay is not None and self.module is not None:
             self.averaged = copy.deepcopy(self.module).requires_grad_(False)
+        self.kept: nn.Module | None = None
+        """The model as it was when ``keep`` was last called."""
+        self.kept_step: int | None = None
 
     @property
     def done(self) -> int:
@@ -87,6 +90,16 @@ class Trainer:
         self._average(step)
         return metrics
 
+    def keep(self) -> None:
+        """Keep the present weights, averaged where an average is kept."""
+        present = self.module if self.averaged is None else self.averaged
+        assert present is not None
+        if self.kept is None:
+            self.kept = copy.deepcopy(present).requires_grad_(False)
+        else:
+            self.kept.load_state_dict(present.state_dict())
+        self.kept_step = self.done
+
     def check_trainable(self) -> tuple[nn.Module, torch.optim.Optimizer]:
         """The module and its optimizer.
 
@@ -101,6 +114,7 @@ class Trainer:
         """All that the next step needs."""
         return {
             "step": self.done,
+            "kept_step": self.kept_step,
             "weights": {name: module.state_dict() for name, module in self._modules()},
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "loss": self.objective.state,
@@ -114,6 +128,9 @@ class Trainer:
         Raises:
             KeyError, RuntimeError: the state is of other parts.
         """
+        if "kept" in state["weights"]:
+            self.keep()
+        self.kept_step = state["kept_step"]
         for name, module in self._modules():
             module.load_state_dict(state["weights"][name])
         if self.optimizer is not None:
@@ -127,12 +144,17 @@ class Trainer:
         self.feed.position = state["order"]["position"]
 
     def _modules(self) -> list[tuple[str, nn.Module]]:
-        named = (("trained", self.module), ("averaged", self.averaged))
+        named = (("trained", self.module), ("averaged", self.averaged), ("kept", self.kept))
         return [(name, module) for name, module in named if module is not None]
 
     def _generators(self) -> list[tuple[str, torch.Generator]]:
         named = (("loss", self.objective.generator), ("data", self.feed.generator))
         return [(name, generator) for name, generator in named if generator is not None]
+
+    def data_noise(self, step: int) -> float:
+        """Standard deviation of the noise that a step adds to the positives."""
+        said = self.training.data_noise
+        return said(step) if is_scheduled(said) else said  # type: ignore[return-value]
 
     def _batch(self, step: int) -> Batch:
         batch = self.feed.draw()
@@ -143,9 +165,7 @@ class Trainer:
                 f"dataset {type(self.feed.dataset).__name__}: {bad} of {len(batch.x)} points of the "
                 f"batch at step {step} are not finite; mend the data"
             )
-        noise = self.training.data_noise
-        scale: Any = noise(step) if is_scheduled(noise) else noise
-        return self.feed.noisy(batch, scale) if scale else batch
+        return with_noise(batch, self.data_noise(step), generator=self.feed.generator)
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         if self.training.precision == "float32":

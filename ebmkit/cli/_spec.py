@@ -41,7 +41,7 @@ def composed(spec: str, assignments: tuple[str, ...], **extra: Any) -> tuple[Pip
         loaded = loaded.with_overrides({path: value})
     loaded = loaded.with_overrides({k: v for k, v in extra.items() if v is not None})
     pipeline = compose(loaded)
-    hooks = Hooks.installed()
+    hooks = Hooks.installed(stated=pipeline.hooks)
     for line in hooks.left_out:
         notice(f"left out: {line}")
     if problems := hooks.validate_spec(loaded):

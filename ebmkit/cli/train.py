@@ -49,7 +49,7 @@ def command(
     out = out if out is not None else _free(Path("runs") / Path(spec).stem.replace(":", "-"))
     with _interruptible(pipeline):
         try:
-            pipeline.fit(out=out, force=force, hooks=hooks)
+            run = pipeline.fit(out=out, force=force, hooks=hooks)
         except KeyboardInterrupt:
             click.echo(f"interrupted after step {pipeline.step}; kept in {out}", err=True)
             raise
@@ -57,6 +57,8 @@ def command(
             if (out / "status.json").is_file():
                 click.echo(f"the run died after step {pipeline.step}; kept in {out}", err=True)
             raise
+    if run.stopped:
+        click.echo(f"stopped after step {run.step}: {run.stopped}")
     _say_result(out)
 
 
@@ -86,8 +88,14 @@ def _say_result(out: Path) -> None:
 
     result = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     if result.get("kl_nats") is not None:
-        error = f" ± {result['kl_error']:.1g}"
+        error = _plus_minus(result["kl_error"])
         click.echo(f"KL(data‖model) = {result['kl_nats']:.4f}{error} nats, by quadrature")
     elif result.get("auroc") is not None:
         click.echo(f"energy AUROC between samples and data = {result['auroc']:.3f} (0.5 is best)")
+    if result.get("test_loss") is not None:
+        click.echo(f"test loss = {result['test_loss']:.4f}{_plus_minus(result['test_loss_error'])}")
     click.echo(f"{out}")
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.1g}"

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from ebmkit.errors import EvaluationError
+from ebmkit.errors import DivergenceError, EvaluationError
+from ebmkit.evaluation.losses import loss_on
 from ebmkit.evaluation.quadrature import kl_divergence
 from ebmkit.evaluation.two_sample import auroc, mmd2
 from ebmkit.objectives import bind
-from ebmkit.protocols import Batch, Energy, Model
+from ebmkit.protocols import Batch, Energy, Loss, Model
+
+__all__ = ["judge", "loss_on"]
 
 
 def judge(
-    model: Model, data: Batch, samples: Batch | None, log_density: Energy | None
+    model: Model,
+    data: Batch,
+    samples: Batch | None,
+    log_density: Energy | None,
+    loss: Loss | None = None,
+    test: Callable[[Loss], Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """All numbers that apply, by name; ``refused`` says why one is missing.
 
     ``log_density`` is the data's, where it is known; ``samples`` are the model's, where a sampler
-    can draw some.
+    can draw some; ``test`` takes ``loss`` of the data, where one is asked for.
     """
     numbers: dict[str, Any] = {}
     refused: dict[str, str] = {}
@@ -42,4 +51,11 @@ def judge(
         numbers["auroc"] = auroc(of_samples, of_data)
         numbers["mmd2"], numbers["mmd2_kernel"] = mmd2(data.x, samples.x)
         numbers["n_samples"] = len(samples.x)
+    if loss is not None and test is not None:
+        try:
+            taken = test(loss)
+            numbers["test_loss"] = taken["loss"]
+            numbers["test_loss_error"] = taken.get("loss_standard_error")
+        except DivergenceError as error:
+            refused["test_loss"] = str(error)
     return {**numbers, "refused": refused} if refused else numbers

@@ -35,11 +35,17 @@ class Rows(ABC):
         validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
         metadata=doc("fraction of the rows kept apart for evaluation, in [0, 1)"),
     )
+    validation: float = field(
+        default=0.0,
+        kw_only=True,
+        validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
+        metadata=doc("fraction of the rows kept apart to validate on while training, in [0, 1)"),
+    )
     seed: int = field(
         default=0,
         kw_only=True,
         validator=validators.and_(validators.ge(0), validators.lt(2**63)),
-        metadata=doc("seed of the choice of held-out rows, ≥ 0"),
+        metadata=doc("seed of the choice of rows kept apart, ≥ 0"),
     )
 
     @property
@@ -70,6 +76,11 @@ class Rows(ABC):
         """The rows kept apart for evaluation, on the CPU; None where ``held_out`` is 0."""
         return Batch(*self._take(self._split[1])) if self.held_out else None
 
+    @property
+    def validation_batch(self) -> Batch | None:
+        """The rows kept apart to validate on, on the CPU; None where ``validation`` is 0."""
+        return Batch(*self._take(self._split[2])) if self.validation else None
+
     def draw(self, size: int, *, generator: torch.Generator) -> Batch:
         """``size`` training rows drawn with replacement, on the generator's device."""
         index = torch.randint(self.n_samples, (size,), generator=generator, device=generator.device)
@@ -95,17 +106,24 @@ class Rows(ABC):
             raise error from error.__cause__
 
     @cached_property
-    def _split(self) -> tuple[Tensor, Tensor]:
-        """Indices of the training rows and of the held-out rows, each in the source's order."""
+    def _split(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of the training rows, the held-out rows and the validation rows, each in the
+        source's order. Which rows are held out does not depend on ``validation``."""
         n_rows = len(self._table.events)
-        n_held = max(1, round(self.held_out * n_rows)) if self.held_out else 0
-        if n_held == n_rows:
+        shares = {"held_out": self.held_out, "validation": self.validation}
+        counts = [max(1, round(share * n_rows)) if share else 0 for share in shares.values()]
+        if sum(counts) >= n_rows:
+            used = {name: share for name, share in shares.items() if share}
+            said = " and ".join(f"{name} = {share}" for name, share in used.items())
             raise DataError(
-                f"{type(self).__name__}: held_out = {self.held_out} of {n_rows} rows leaves none "
-                f"to train on; lower held_out or add rows"
+                f"{type(self).__name__}: {said} of {n_rows} rows "
+                f"{'leaves' if len(used) == 1 else 'leave'} none to train on; lower "
+                f"{' or '.join(used)} or add rows"
             ) from None
         order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(self.seed))
-        return order[n_held:].sort().values, order[:n_held].sort().values
+        sizes = [*counts, n_rows - sum(counts)]
+        held_out, validated, trained = torch.split(order, sizes)
+        return trained.sort().values, held_out.sort().values, validated.sort().values
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         events, labels, _ = self._table

@@ -15,6 +15,7 @@ from torch import Tensor
 from ebmkit import DataError, doc
 from ebmkit_datasets._csv import read_csv
 from ebmkit_datasets._npy import read_npy
+from ebmkit_datasets._rounding import dequantised
 from ebmkit_datasets._rows import Rows, Table
 from ebmkit_datasets._whitening import cholesky_factor
 
@@ -64,6 +65,13 @@ class Array(Rows):
         default=False,
         metadata=doc("give the columns zero mean and the identity as covariance"),
     )
+    dequantise: bool = field(
+        default=False,
+        metadata=doc(
+            "undo rounding by uniform noise of ± the median gap between a column's distinct values, "
+            "drawn once from `seed`"
+        ),
+    )
     separator: Literal[",", ";", "\t"] = field(
         default=",",
         validator=validators.in_((",", ";", "\t")),
@@ -103,12 +111,17 @@ class Array(Rows):
         largest = torch.finfo(torch.get_default_dtype()).max
         try:
             if suffix != ".csv":
-                return read_npy(self.path, self.key, self.columns, self.label, largest)
-            if self.key is not None:
+                table = read_npy(self.path, self.key, self.columns, self.label, largest)
+            elif self.key is not None:
                 raise DataError(f"{path}: key is for npz files, got {self.key!r}; leave it out")
-            return read_csv(self.path, self.columns, self.label, largest, self.separator)
+            else:
+                table = read_csv(self.path, self.columns, self.label, largest, self.separator)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
+        if not self.dequantise:
+            return table
+        generator = torch.Generator().manual_seed(self.seed)
+        return table._replace(events=dequantised(table.events, generator=generator))
 
     def _rescaled(self, events: Tensor) -> Tensor:
         if not (self.standardise or self.whiten):

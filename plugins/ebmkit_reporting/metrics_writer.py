@@ -30,8 +30,8 @@ class MetricsWriter:
 
     @hookimpl
     def step_end(self, run: Run, metrics: Mapping[str, Tensor]) -> None:
-        last = run.step == run.total_steps
-        if self._file is None or (run.step % run.pipeline.training.log_every and not last):
+        due = run.ending or run.step % run.pipeline.training.log_every == 0
+        if self._file is None or not due:
             return
         seconds = round(time.monotonic() - self._started, 3)
         values = {name: float(value) for name, value in metrics.items()}

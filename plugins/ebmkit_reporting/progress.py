@@ -52,7 +52,7 @@ class Progress:
 
     @hookimpl
     def step_end(self, run: Run, metrics: Mapping[str, Tensor]) -> None:
-        last = run.step == run.total_steps
+        last = run.ending
         if self._bar is not None and self._task is not None:
             # Reading a metric may wait for the device, so it is done a few times a second only.
             if last or time.monotonic() - self._read_at > SECONDS_BETWEEN_READINGS:

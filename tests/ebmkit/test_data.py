@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import ebmkit
 from ebmkit import Batch, DataError
-from ebmkit.data import Feed, Points, as_batch, take
+from ebmkit.data import Feed, Points, as_batch, take, with_noise
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -69,7 +69,7 @@ def test_noise_has_the_stated_scale() -> None:
         generator=torch.Generator().manual_seed(0),
         labels=False,
     )
-    noisy = feed.noisy(feed.draw(), 0.3).x
+    noisy = with_noise(feed.draw(), 0.3, generator=feed.generator).x
     # Five standard errors of a standard deviation: false alarm below 6e-7.
     assert abs(noisy.std() - 0.3) < 5 * 0.3 / (2 * 40_000) ** 0.5
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+import ebmkit
 from ebmkit.errors import EvaluationError
 from ebmkit.evaluation.quadrature import kl_divergence
 from ebmkit.evaluation.two_sample import auroc, mmd2
@@ -97,3 +101,37 @@ def test_mmd_is_zero_in_the_mean_for_equal_distributions() -> None:
     assert abs(values.mean()) < 5 * values.std() / math.sqrt(200)
     far = mmd2(torch.randn(40, 2, generator=g), 3 + torch.randn(40, 2, generator=g))[0]
     assert far > 0.5
+
+
+class TestLossOnHeldOutRows:
+    def pipeline(self, tmp_path: Path, **overrides: Any) -> ebmkit.Pipeline:
+        rows = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+        np.save(tmp_path / "rows.npy", rows.numpy())
+        scale = torch.tensor([1.0, 2.0, 4.0])
+        tables: dict[str, Any] = {
+            # E = xᵀ A x / 2 with A diagonal: the loss of a row is |A x|²/2 − tr A.
+            "model": lambda x: (scale * x.square()).sum(1) / 2,
+            "loss": {"use": "dsm"},
+            "dataset": {"use": "array", "path": str(tmp_path / "rows.npy"), "held_out": 0.25},
+            "evaluation": {"loss": {"use": "score-matching"}, "n_samples": 100},
+        }
+        return ebmkit.compose(tables, **overrides)
+
+    def test_is_the_closed_form(self, tmp_path: Path) -> None:
+        pipeline = self.pipeline(tmp_path)
+        dataset: Any = pipeline.dataset
+        rows = dataset.held_out_batch.x
+        of_rows = (torch.tensor([1.0, 2.0, 4.0]) * rows).square().sum(1) / 2 - 7
+        numbers = pipeline.evaluate()
+        assert numbers["test_loss"] == pytest.approx(float(of_rows.mean()), rel=1e-5)
+        assert numbers["test_loss_error"] == pytest.approx(float(of_rows.std()) / 10, rel=1e-5)
+
+    def test_has_the_noise_of_training(self, tmp_path: Path) -> None:
+        quiet, noisy = (
+            self.pipeline(tmp_path, **{"training.data_noise": s}).evaluate() for s in (0.0, 2.0)
+        )
+        # Noise of 2 adds 4·(1 + 4 + 16)/2 = 42 in the mean, with a deviation of about 6.
+        assert abs(noisy["test_loss"] - quiet["test_loss"] - 42) < 5 * 6.5
+
+    def test_is_left_out_unless_asked_for(self, tmp_path: Path) -> None:
+        assert "test_loss" not in self.pipeline(tmp_path, **{"evaluation.loss": None}).evaluate()

@@ -304,6 +304,109 @@ class TestInstalled:
         assert "foo-h:strict" in said.errors[0] and "doktor" in said.errors[0]
 
 
+OPTIONS = """
+import attrs
+from attrs import field
+from attrs.validators import ge
+
+from ebmkit import Loss, hookimpl
+
+
+@attrs.define(eq=False)
+class Bell:
+    \"\"\"Rings at a step.\"\"\"
+
+    at: int = field(validator=ge(1))
+    loss: Loss
+    word: str = "ding"
+
+    @hookimpl
+    def step_end(self, run):
+        if run.step == self.at:
+            run.stop(f"{self.word} {type(self.loss).__name__}")
+
+
+class Quiet:
+    \"\"\"Has options of which none is needed.\"\"\"
+
+    def __init__(self, notice: str = "quiet"):
+        self.notice = notice
+
+    @hookimpl
+    def run_start(self, run):
+        run.notices.append(self.notice)
+
+
+plain = Quiet()
+"""
+
+
+class TestOptions:
+    @pytest.fixture(autouse=True)
+    def _installed(self, install: Any) -> None:
+        names = {"bell": "foo_h:Bell", "quiet": "foo_h:Quiet", "plain": "foo_h:plain"}
+        install("foo-h", {"ebmkit.hooks": names}, {"foo_h.py": OPTIONS})
+
+    def run(self, small: Any, **overrides: Any) -> Run:
+        pipeline = ebmkit.compose(copy.deepcopy(small), dataset=ROWS, **overrides)
+        return pipeline.fit()
+
+    def test_one_that_needs_options_takes_part_where_it_is_stated(self, small: Any) -> None:
+        assert self.run(small).step == 6
+        run = self.run(small, hooks={"bell": {"at": 2}})
+        assert (run.step, run.stopped) == (2, "ding PersistentContrastiveDivergence")
+        loss = {"use": "sm"}
+        run = self.run(small, hooks={"foo-h:bell": {"at": 3, "word": "dong", "loss": loss}})
+        assert (run.step, run.stopped) == (3, "dong ScoreMatching")
+
+    def test_one_that_needs_none_is_changed_by_them(self, small: Any) -> None:
+        assert self.run(small).notices.count("quiet") == 2
+        assert sorted(self.run(small, hooks={"quiet": {"notice": "loud"}}).notices) == [
+            "loud",
+            "quiet",
+        ]
+
+    def test_the_resolved_spec_has_them_and_their_owner(self, small: Any, tmp_path: Path) -> None:
+        pipeline = ebmkit.compose(small, hooks={"bell": {"at": 2}})
+        assert pipeline.tables["hooks"] == {"bell": {"at": 2, "loss": "@loss", "word": "ding"}}
+        assert pipeline.tables["parts"]["hook:bell"] == "foo-h==1.0"
+        pipeline.fit(out=tmp_path / "run", hooks=Hooks(pipeline.hooks))
+        assert ebmkit.load(tmp_path / "run").tables == pipeline.tables
+
+    @pytest.mark.parametrize(
+        ("hooks", "path", "words"),
+        [
+            ({"bel": {}}, "hooks.bel", "no hook is called 'bel'; did you mean 'bell'?"),
+            ({"bell": 3}, "hooks.bell", "expected a table of the hook plugin's options, got 3"),
+            ({"bell": {}}, "hooks.bell.at", "missing: a whole number is needed"),
+            ({"bell": {"at": 0}}, "hooks.bell.at", "must be >= 1"),
+            ({"bell": {"at": 1, "wrd": "a"}}, "hooks.bell.wrd", "did you mean 'word'?"),
+            ({"bell": {"at": 1, "loss": "@model"}}, "hooks.bell.loss", "a loss is needed"),
+            ({"plain": {"notice": "a"}}, "hooks.plain", "foo-h:plain takes no options"),
+            ("bell", "hooks", "expected a table for each hook plugin, got 'bell'"),
+        ],
+    )
+    def test_mistakes_in_them(self, small: Any, hooks: Any, path: str, words: str) -> None:
+        with pytest.raises(ebmkit.SpecError) as raised:
+            ebmkit.compose(copy.deepcopy(small) | {"hooks": hooks})
+        (problem,) = raised.value.problems
+        assert problem.path == path and words in problem.message
+
+    def test_a_mistake_has_its_line(self, cli: Callable[..., Any], tmp_path: Path) -> None:
+        text = '[model]\nuse = "mlp"\n[loss]\nuse = "sm"\n[dataset]\nuse = "rings"\n'
+        path = tmp_path / "run.toml"
+        path.write_text(text + "[hooks.bell]\nat = 2\nword = 3\n", encoding="utf-8")
+        said = cli("validate", path)
+        assert (said.code, len(said.errors)) == (2, 1)
+        assert f"{path}:9: hooks.bell.word: expected a string" in said.errors[0]
+
+    def test_a_blocked_one_is_not_to_be_had(self, cli: Callable[..., Any]) -> None:
+        words = ["validate", "two-moons", "--set", "hooks.bell.at=2"]
+        assert cli(*words).code == 0
+        said = cli("--no-plugin", "foo-h:bell", *words)
+        assert said.code == 2 and "blocked" in said.errors[0]
+
+
 def test_hook_errors_are_the_plugins_fault() -> None:
     assert issubclass(HookError, PluginError)
     assert HookError.exit_code == 1

@@ -95,6 +95,76 @@ def test_split_is_a_partition(tmp_path: Path, n_rows: int, held_out: float, seed
     assert dataset.n_samples == len(train) == len(dataset)
 
 
+@round_trip
+@given(
+    n_rows=st.integers(1, 60),
+    held_out=st.sampled_from([0.0, 0.1, 0.5]),
+    validation=st.floats(0.0, 0.9),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_validation_rows_are_a_part_of_their_own(
+    tmp_path: Path, n_rows: int, held_out: float, validation: float, seed: int
+) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.arange(n_rows)[:, None])
+    dataset = Array(str(path), held_out=held_out, validation=validation, seed=seed)
+    counts = [max(1, round(share * n_rows)) if share else 0 for share in (held_out, validation)]
+    if sum(counts) >= n_rows:
+        with pytest.raises(DataError, match="none to train on"):
+            len(dataset)
+        return
+    batches = (dataset.held_out_batch, dataset.validation_batch)
+    parts = [[] if batch is None else batch.x.flatten().tolist() for batch in batches]
+    assert [len(part) for part in parts] == counts
+    assert (dataset.validation_batch is None) == (validation == 0)
+    assert sorted(sum(parts, dataset[:].flatten().tolist())) == list(range(n_rows))
+    if held_out and max(1, round(held_out * n_rows)) < n_rows:
+        same = Array(str(path), held_out=held_out, seed=seed).held_out_batch
+        assert same is not None and same.x.flatten().tolist() == parts[0]
+
+
+class TestDequantise:
+    def rounded(self, tmp_path: Path) -> str:
+        chance = np.random.default_rng(0)
+        # Multiples of 1/2 and of 10, a constant, and a column of two values far apart.
+        columns = [chance.integers(0, 20, 4000) * scale for scale in (0.5, 10.0)]
+        columns += [np.full(4000, 3.0), chance.integers(0, 2, 4000) * 7.0]
+        np.save(tmp_path / "a.npy", np.stack(columns, 1))
+        return str(tmp_path / "a.npy")
+
+    def test_noise_is_uniform_and_as_wide_as_the_gap(self, tmp_path: Path) -> None:
+        path = self.rounded(tmp_path)
+        raw, dataset = Array(path)[:].double(), Array(path, dequantise=True)[:].double()
+        noise = dataset - raw
+        assert torch.equal(noise[:, 2], torch.zeros(4000, dtype=torch.float64))
+        for column, gap in ((0, 0.5), (1, 10.0), (3, 7.0)):
+            share = noise[:, column] / gap
+            assert share.abs().max() <= 1 + 1e-5
+            # Kolmogorov's distance to uniform in ±1: above 0.0425 in fewer than 1e-6 of samples.
+            ordered = (share.sort().values + 1) / 2
+            steps = torch.arange(4001, dtype=torch.float64) / 4000
+            distance = torch.maximum(ordered - steps[:-1], steps[1:] - ordered).max()
+            assert distance < 0.0425
+
+    def test_it_is_drawn_once_from_the_seed(self, tmp_path: Path) -> None:
+        path = self.rounded(tmp_path)
+        one, same, other = (Array(path, dequantise=True, seed=s) for s in (1, 1, 2))
+        assert torch.equal(one[:], same[:])
+        assert torch.equal(one[5:9], one[:][5:9])
+        assert not torch.equal(one[:], other[:])
+        both = Array(path, dequantise=True, seed=1, held_out=0.1, validation=0.1)
+        assert both.validation_batch is not None and both.held_out_batch is not None
+        rows = torch.cat([both[:], both.validation_batch.x, both.held_out_batch.x])
+        assert sorted(rows.tolist()) == sorted(one[:].tolist())
+
+    def test_events_keep_their_shape(self, tmp_path: Path) -> None:
+        values = np.random.default_rng(0).integers(0, 17, (50, 1, 2, 3)).astype(np.uint8)
+        np.save(tmp_path / "a.npy", values)
+        dataset = Array(str(tmp_path / "a.npy"), dequantise=True)
+        assert dataset.event_shape == (1, 2, 3)
+        assert 0 < (dataset[:] - Array(str(tmp_path / "a.npy"))[:]).abs().max() <= 2
+
+
 def test_labels_of_a_csv(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("\ufeffa, kind ,b\n1,0,2\n3,2.0,4\n5,1,6\n\n\n", encoding="utf-8")

@@ -1,0 +1,22 @@
+"""The value of a loss on rows that no step was trained on."""
+
+from __future__ import annotations
+
+import torch
+
+from ebmkit.objectives import Objective, evaluating
+from ebmkit.protocols import Batch, Loss, Model
+
+
+def loss_on(
+    loss: Loss, model: Model, batch: Batch, *, generator: torch.Generator
+) -> dict[str, float]:
+    """A loss of a model on a batch, from a fresh state of the loss, as ``loss``, and the metrics that
+    it reports.
+
+    Raises:
+        DivergenceError: the loss is not finite.
+    """
+    with evaluating(model), torch.no_grad():
+        output = Objective(loss, model, generator=generator, compile="off")(batch)
+    return {"loss": float(output.loss), **{n: float(v) for n, v in output.metrics.items()}}

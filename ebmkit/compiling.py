@@ -167,8 +167,25 @@ def _key(model: nn.Module, batch: Batch, draws: Any) -> Any:
         tuple(
             (x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves
         ),
-        tuple(m.training for m in model.modules()),
-        tuple((p.requires_grad, p.dtype, p.device, p.stride()) for p in model.parameters()),
+        tuple(map(_facts, model.modules())),
         torch.are_deterministic_algorithms_enabled(),
         cast,
     )
+
+
+def _facts(module: nn.Module) -> tuple[Any, ...]:
+    """What a graph has followed of a module's own: its class, its plain attributes, which its code may
+    branch on, and the layout of its tensors."""
+    facts: list[Any] = [type(module)]
+    attributes = vars(module)
+    for name, value in attributes.items():
+        if name[0] != "_" and isinstance(value, _PLAIN):
+            facts += (name, value)
+    for tensors in (attributes["_parameters"], attributes["_buffers"]):
+        for name, x in tensors.items():
+            if x is not None:
+                facts += (name, x.requires_grad, x.dtype, x.device, x.shape, x.stride())
+    return tuple(facts)
+
+
+_PLAIN = (bool, int, float, str, type(None))

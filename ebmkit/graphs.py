@@ -60,6 +60,7 @@ def trace(
     trained = tuple(f"model.{n}" for n, p in model.named_parameters() if p.requires_grad)
     buffers = tuple(f"model.{n}" for n, _ in model.named_buffers())
     places = _places(whole)
+    reached: dict[str, Tensor] = {}
     if not trained:
         raise Unsuitable("the model has no parameters to train")
 
@@ -76,19 +77,17 @@ def trace(
         for name, version in zip(buffers, versions, strict=True):
             if inner[name]._version != version:
                 raise Unsuitable(f"the model changes its buffer {name.removeprefix('model.')!r}")
-        parameters = [inner[name] for name in trained]
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-        filled = [
-            torch.zeros_like(p) if g is None else g
-            for p, g in zip(parameters, gradients, strict=True)
-        ]
-        return value.detach(), {n: m.detach() for n, m in metrics.items()}, filled
+        gradients = torch.autograd.grad(value, [inner[n] for n in trained], allow_unused=True)
+        # What the loss does not depend on has no gradient, as after a backward pass, and not zero.
+        reached.clear()
+        reached.update({n: g for n, g in zip(trained, gradients, strict=True) if g is not None})
+        return value.detach(), {n: m.detach() for n, m in metrics.items()}, list(reached.values())
 
     with _while_tracing():
         graph = make_fx(joint, tracing_mode="fake")(tensors_of(model), batch, draws)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return graph, trained
+    return graph, tuple(reached)
 
 
 def _places(whole: nn.Module) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
 from ebmkit.calculus.chain_rule import elementwise
+from ebmkit.calculus.checks import check_depends, check_scalar, uncompiled
 from ebmkit.calculus.jet import Jet, register_rule, with_rule
 from ebmkit.calculus.taylor import CalculusWarning, Derivatives, directional_derivatives
 from ebmkit.protocols import Energy
@@ -31,14 +34,22 @@ def energy_and_gradient(
     One forward and one backward through the energy. Both are detached, and no gradient of the
     energy's parameters is computed, unless ``create_graph`` keeps what a loss needs to be
     differentiated in the parameters.
+
+    Raises:
+        EnergyError: the energy does not return one number a row, or does not depend on x.
     """
-    with torch.enable_grad():
+    # Compiled code can be differentiated once, not again in the parameters.
+    with torch.enable_grad(), uncompiled() if create_graph else nullcontext():
         x = x.detach().requires_grad_(True)
         energies = energy(x)
-        # Rows are independent, so ones as outer derivative give each row its own gradient.
-        (gradient,) = torch.autograd.grad(
-            energies, x, torch.ones_like(energies), create_graph=create_graph
-        )
+        check_scalar(energy, energies, x)
+        gradient = None
+        if energies.requires_grad:
+            # Rows are independent, so ones as outer derivative give each row its own gradient.
+            (gradient,) = torch.autograd.grad(
+                energies, x, torch.ones_like(energies), create_graph=create_graph, allow_unused=True
+            )
+    gradient = check_depends(energy, gradient)
     return (energies, gradient) if create_graph else (energies.detach(), gradient)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ebmkit.calculus.composite import softmax
-from ebmkit.calculus.jet import NoRuleError, by_name
+from ebmkit.calculus.jet import NoRuleError, RandomError, by_name
 
 
 @by_name("scaled_dot_product_attention")
@@ -24,8 +24,10 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    if dropout_p > 0 or enable_gqa:
-        raise NoRuleError("scaled_dot_product_attention with dropout or grouped queries")
+    if dropout_p > 0:
+        raise RandomError("dropout in attention")
+    if enable_gqa:
+        raise NoRuleError("scaled_dot_product_attention with grouped queries")
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     weights = (query * scale) @ key.transpose(-1, -2)
     if is_causal:
@@ -50,12 +52,10 @@ def _multi_head(query: Any, key: Any, values_: Any, *args: Any, **kwargs: Any) -
     )
     given: dict[str, Any] = dict(zip(names, args, strict=False)) | kwargs
     refused = [
-        name
-        for name in ("bias_k", "bias_v", "key_padding_mask", "static_k", "static_v")
-        if given.get(name) is not None
+        name for name in ("bias_k", "bias_v", "static_k", "static_v") if given.get(name) is not None
     ]
     if given.get("dropout_p") and given.get("training"):
-        refused.append("dropout")
+        raise RandomError("dropout in attention")
     if given.get("add_zero_attn"):
         refused.append("add_zero_attn")
     if refused:
@@ -79,6 +79,10 @@ def _multi_head(query: Any, key: Any, values_: Any, *args: Any, **kwargs: Any) -
     mask = given.get("attn_mask")
     if mask is not None and mask.dim() == 3:
         mask = mask.reshape(-1, heads, *mask.shape[1:])
+    padding = given.get("key_padding_mask")
+    if padding is not None:
+        padding = padding[:, None, None, :]
+        mask = padding if mask is None else _both(mask, padding, q.dtype)
     if mask is not None and mask.dtype == torch.bool:
         mask = ~mask
     mixed = _attention(q, k, v, mask)
@@ -88,3 +92,16 @@ def _multi_head(query: Any, key: Any, values_: Any, *args: Any, **kwargs: Any) -
     if given.get("need_weights", True):
         raise NoRuleError("multi_head_attention_forward with need_weights=True")
     return mixed, None
+
+
+def _both(mask: Tensor, padding: Tensor, dtype: torch.dtype) -> Tensor:
+    """Two masks in one, each of booleans that hide or of numbers that are added."""
+    if mask.dtype == padding.dtype == torch.bool:
+        return mask | padding
+
+    def added(x: Tensor) -> Tensor:
+        if x.dtype != torch.bool:
+            return x
+        return torch.zeros(x.shape, dtype=dtype, device=x.device).masked_fill(x, -math.inf)
+
+    return added(mask) + added(padding)

@@ -26,8 +26,16 @@ def elementwise(function: Any, slopes: Slopes) -> None:
     register_rule(function, rule_of(function, slopes))
 
 
-def apply_slopes(jet: Jet, result: Tensor, f1: Tensor, f2: Tensor, f3: Tensor) -> Jet:
-    """The jet of f(y), from f(y) and its derivatives there."""
+def chained(jet: Jet, result: Tensor, slopes: Slopes) -> Jet:
+    """The jet of f(y), from f(y) and its derivatives at y."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        # Inside of vmap or func.grad, plain operations, which torch knows how to transform.
+        f1, f2, _ = slopes(jet.value)
+        curvature = f2 * _squares(jet.first)
+        second = curvature if jet.second is None else curvature + f1 * jet.second
+        return Jet(result, f1 * jet.first, second)
+    with torch.no_grad():
+        f1, f2, f3 = slopes(jet.value)
     lower = _Chain.apply(jet.value, jet.first, jet.second, f1, f2, f3)  # type: ignore[no-untyped-call]
     return Jet(result, *lower)
 
@@ -80,15 +88,18 @@ def _squares(first: Tensor) -> Tensor:
 
 
 def rule_of(function: Any, slopes: Slopes) -> Callable[..., Jet]:
-    def rule(x: Jet, *args: Any, **kwargs: Any) -> Jet:
-        if any(isinstance(a, Tensor) and a.requires_grad for a in tree_leaves((args, kwargs))):
+    def rule(x: Any, *args: Any, **kwargs: Any) -> Jet:
+        others = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
+        if not isinstance(x, Jet) or any(isinstance(a, Jet) for a in others):
+            raise NoRuleError(f"{function.__name__} with an argument that depends on x")
+        if any(a.requires_grad for a in others):
             raise NoRuleError(f"{function.__name__} with an argument that is trained")
         inplace = kwargs.pop("inplace", False)
         # f itself stays an ordinary operation, so that a score can be taken of it as well.
         result = function(x.value, *args, **kwargs)
-        with torch.no_grad():
-            f1, f2, f3 = slopes(x.value, *args, **kwargs)
-        after = apply_slopes(x, result, f1, f2, f3)
+        if result.shape != x.value.shape:
+            raise NoRuleError(f"{function.__name__} with an argument that broadcasts")
+        after = chained(x, result, lambda y: slopes(y, *args, **kwargs))
         return overwrite(x, after, function.__name__) if inplace else after
 
     return rule

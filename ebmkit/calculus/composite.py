@@ -83,7 +83,7 @@ def _logsumexp(x: Jet, dim: Any = None, keepdim: bool = False) -> Any:
 
 @by_name("logaddexp")
 def _logaddexp(x: Any, other: Any) -> Any:
-    return _logsumexp(torch.stack([x, other]), 0)
+    return x - functional.logsigmoid(x - other)
 
 
 @by_name("var")
@@ -106,19 +106,62 @@ def _var(
 
 
 @by_name("std")
-def _std(x: Jet, *args: Any, **kwargs: Any) -> Any:
-    return torch.sqrt(_var(x, *args, **kwargs))
+def std(x: Any, *args: Any, **kwargs: Any) -> Any:
+    """The root of the variance."""
+    return _root(_var(x, *args, **kwargs))
 
 
-@by_name("norm", "vector_norm", "linalg_vector_norm")
-def _norm(x: Jet, p: Any = None, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-    p = kwargs.pop("ord", p)
-    if p not in (None, 2, 2.0, "fro") or kwargs.get("dtype") is not None:
-        raise NoRuleError(f"norm with p={p}")
-    squares = (x * x).sum(_dims(dim, x), keepdim=keepdim)
-    # At the origin torch takes the norm's derivative as 0; the root's is infinite.
+def _root(squares: Any) -> Any:
+    """A root as torch's norms take it: at 0 its derivative is 0, not infinite."""
     origin = value(squares) == 0
     return torch.where(origin, 0.0, torch.sqrt(torch.where(origin, 1.0, squares)))
+
+
+@by_name("norm", "vector_norm", "linalg_vector_norm", "linalg_norm")
+def norm(x: Any, p: Any = None, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+    """The root of the summed squares over an axis, or several."""
+    p = kwargs.pop("ord", p)
+    of_matrix = p == 2 and isinstance(dim, list | tuple) and len(dim) == 2
+    if p not in (None, 2, 2.0, "fro") or of_matrix or kwargs.get("dtype") is not None:
+        raise NoRuleError(f"norm with p={p}")
+    return _root((x * x).sum(_dims(dim, x), keepdim=keepdim))
+
+
+@by_name("normalize")
+def normalize(x: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Any:
+    """x over its norm."""
+    return x / _at_least(norm(x, p, dim, keepdim=True), eps)
+
+
+@by_name("cosine_similarity")
+def cosine_similarity(x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Any:
+    """The cosine of the angle between x1 and x2."""
+    one, other = (_at_least(norm(x, 2, dim, keepdim=True), eps) for x in (x1, x2))
+    return ((x1 / one) * (x2 / other)).sum(dim)
+
+
+@by_name("pairwise_distance")
+def pairwise_distance(
+    x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Any:
+    """The norm of x1 − x2."""
+    return norm(x1 - x2 + eps, p, -1, keepdim)
+
+
+def _at_least(x: Any, eps: float) -> Any:
+    # A guard against division by zero, not a kink of the energy.
+    return torch.where(value(x) > eps, x, torch.full_like(value(x), eps))
+
+
+def _random(name: str) -> None:
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        raise RandomError(name)
+
+    by_name(name)(rule)
+
+
+for _name in ("rand_like", "randn_like", "randint_like", "bernoulli", "normal", "multinomial"):
+    _random(_name)
 
 
 @by_name("mish")

@@ -6,6 +6,7 @@ l = Σ_i ∂²y[v_i, v_i]. A rule says what a function of jets does to the three
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,8 @@ class Jet(torch.Tensor):
 
     @staticmethod
     def __new__(cls, value: Tensor, first: Tensor, second: Tensor | None) -> Jet:
+        if value.is_complex():
+            raise NoRuleError("complex numbers")
         jet: Jet = torch.Tensor._make_wrapper_subclass(
             cls, value.shape, dtype=value.dtype, device=value.device
         )
@@ -72,13 +75,27 @@ class Jet(torch.Tensor):
         kwargs = dict(kwargs or {})
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
-        return rule(*args, **kwargs)
+        try:
+            return rule(*args, **kwargs)
+        except TypeError:
+            # torch's functions take more ways of being called than their rules.
+            if _fits(rule, args, kwargs):
+                raise
+            raise NoRuleError(f"{name_of(func)} called in this way") from None
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         raise NoRuleError(str(func))
+
+
+def _fits(rule: Rule, args: Any, kwargs: Any) -> bool:
+    try:
+        inspect.signature(rule).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def register_rule(function: Any, rule: Rule) -> None:
@@ -127,6 +144,7 @@ def rule_for(function: Any) -> Rule:
     from ebmkit.calculus import (  # noqa: F401
         attention,
         composite,
+        convolution,
         linear,
         normalisation,
         piecewise,
@@ -134,9 +152,11 @@ def rule_for(function: Any) -> Rule:
         smooth,
     )
 
+    if function in _RULES:
+        return _RULES[function]  # registered by the imports above
     name = name_of(function)
     rule = _NAMED.get(name) if _is_torchs(function) else None
-    if rule is None and _is_torchs(function) and (base := _out_of_place(name)) in _NAMED:
+    if rule is None and _is_torchs(function) and (base := _out_of_place(function)) in _NAMED:
         rule = _in_place(_NAMED[base], name)
     if rule is None:
         raise NoRuleError(name)
@@ -144,18 +164,22 @@ def rule_for(function: Any) -> Rule:
     return rule
 
 
-def _out_of_place(name: str) -> str:
-    """``add`` of ``add_`` (a method) and of ``iadd`` (``+=``)."""
-    if name.endswith("_"):
-        return name[:-1]
-    return name[1:] if name.startswith("i") else ""
+def _out_of_place(function: Any) -> str:
+    """``add`` of ``add_`` (a method) and of ``__iadd__`` (``+=``)."""
+    name: str = getattr(function, "__name__", "")
+    if name.startswith("__i"):
+        return name[3:-2]
+    return name[:-1] if name.endswith("_") else ""
 
 
 def _in_place(rule: Rule, name: str) -> Rule:
     def rebinding(x: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(x, Jet):
             raise NoRuleError(f"{name} of a value that does not depend on x")
-        return overwrite(x, rule(x, *args, **kwargs), name)
+        result = rule(x, *args, **kwargs)
+        if not isinstance(result, Jet):
+            raise NoRuleError(name)
+        return overwrite(x, result, name)
 
     return rebinding
 
@@ -164,7 +188,9 @@ def overwrite(jet: Jet, result: Jet, name: str) -> Jet:
     """Let a jet hold the result of a function that works in place."""
     if jet.aliased or result.value.shape != jet.value.shape:
         raise NoRuleError(f"{name} of a view, or of what has views")
-    jet.value, jet.first, jet.second = result.value, result.first, result.second
+    kept = jet.dtype
+    jet.value, jet.first = result.value.to(kept), result.first.to(kept)
+    jet.second = None if result.second is None else result.second.to(kept)
     return jet
 
 

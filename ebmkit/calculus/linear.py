@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from ebmkit.calculus.jet import Jet, NoRuleError, by_name, jets_in, lifted, plus, shared, values
+from ebmkit.calculus.jet import (
+    Jet,
+    NoRuleError,
+    by_name,
+    jets_in,
+    lifted,
+    plus,
+    register_rule,
+    shared,
+    values,
+)
 from ebmkit.graphs import tracing
 
 # Linear in the one jet that they are given; what else they take are sizes, axes and indices.
@@ -18,8 +28,8 @@ _LINEAR: dict[str, Callable[..., Any]] = {
     name: getattr(torch.Tensor, name)
     for name in (
         *("sum", "mean", "cumsum", "trace", "diagonal", "diag_embed", "tril", "triu"),
-        *("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "ravel"),
-        *("expand_as", "view_as", "reshape_as", "broadcast_to", "permute", "transpose", "movedim"),
+        *("reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "ravel"),
+        *("expand_as", "reshape_as", "broadcast_to", "permute", "transpose", "movedim"),
         *("swapaxes", "swapdims", "moveaxis", "t", "contiguous", "clone", "narrow", "select"),
         *("index_select", "gather", "take_along_dim", "chunk", "split", "unbind", "roll", "flip"),
         *("repeat", "repeat_interleave", "unfold", "neg", "to", "double", "float", "tensor_split"),
@@ -54,9 +64,22 @@ for _name, _function in _LINEAR.items():
     by_name(_name)(_linear_rule(_function))
 
 
-def _through(function: Callable[[Tensor], Any], x: Jet) -> Any:
-    """A linear function of the jet, which may return several."""
-    mapped = function(x.value)
+@by_name("view")
+def _view(x: Any, *shape: Any) -> Any:
+    if any(isinstance(size, torch.dtype) for size in shape):
+        raise NoRuleError("view as another dtype")
+    # The derivatives may be laid out otherwise than the value, which is all that a view is of.
+    return _through(lambda part: part.reshape(*shape), x, x.value.view(*shape))
+
+
+@by_name("view_as")
+def _view_as(x: Any, other: Tensor) -> Any:
+    return _view(x, other.shape) if isinstance(x, Jet) else x.view(other.shape)
+
+
+def _through(function: Callable[[Tensor], Any], x: Jet, mapped: Any = None) -> Any:
+    """A linear function of the jet, which may return several; ``mapped`` is that of its value."""
+    mapped = function(x.value) if mapped is None else mapped
     parts = pytree.tree_leaves(mapped)
     aliased = any(_one_storage(part, x.value) for part in parts)
     x.aliased = x.aliased or aliased
@@ -77,14 +100,17 @@ def _marked(jet: Jet, aliased: bool) -> Jet:
 
 
 def _one_storage(one: Tensor, other: Tensor) -> bool:
-    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+    try:
+        return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):  # inside of vmap nothing is known of it
+        return True
 
 
 @by_name("linear")
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(x, Jet) or jets_in(weight, bias):
         raise NoRuleError("linear with weights that depend on x")
-    if shared(x.first):
+    if x.ndim > 1 and shared(x.first):
         first = functional.linear(x.first[:, :1], weight)
         first = first.expand(len(first), len(x.value), *first.shape[2:])
         second = None if x.second is None else functional.linear(x.second, weight)
@@ -108,35 +134,6 @@ def _linear(x: Any, weight: Any, bias: Any = None) -> Any:
     # One product of matrices where the compiler can write both parts side by side.
     both = functional.linear(torch.cat([x.second.unsqueeze(0), x.first]), weight)
     return Jet(value, both[1:], both[0])
-
-
-def _convolution(function: Callable[..., Tensor]) -> Callable[..., Jet]:
-    def rule(x: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any) -> Jet:
-        if not isinstance(x, Jet) or jets_in(weight, bias):
-            raise NoRuleError(f"{function.__name__} with weights that depend on x")
-
-        def convolve(y: Tensor) -> Tensor:
-            return function(y, weight, None, *args, **kwargs)
-
-        first = x.first[:, :1] if shared(x.first) else x.first
-        count, rows = first.shape[:2]
-        first = convolve(first.reshape(count * rows, *first.shape[2:]))
-        first = first.reshape(count, rows, *first.shape[1:])
-        result = function(x.value, weight, bias, *args, **kwargs)
-        return Jet(
-            result,
-            first.expand(count, len(x.value), *first.shape[2:]),
-            None if x.second is None else convolve(x.second),
-        )
-
-    return rule
-
-
-for _function in (
-    *(functional.conv1d, functional.conv2d, functional.conv3d),
-    *(functional.conv_transpose1d, functional.conv_transpose2d),
-):
-    by_name(_function.__name__)(_convolution(_function))
 
 
 @by_name("add")
@@ -165,7 +162,7 @@ def _combine(
     """A weighted sum of two values, of which either may be constant."""
     result = function(*values((one, other)))
     jets = [(j, w) for j, w in zip((one, other), weights, strict=True) if isinstance(j, Jet)]
-    firsts = [lifted(jet.first, result.ndim) for jet, _ in jets]
+    firsts = [lifted(jet.first, result.ndim).to(result.dtype) for jet, _ in jets]
     if len(jets) == 2:
         first = torch.add(_scaled(firsts[0], weights[0]), _scaled(firsts[1], weights[1]))
     else:
@@ -173,7 +170,7 @@ def _combine(
     second = None
     for jet, weight in jets:
         if jet.second is not None:
-            second = plus(second, _scaled(jet.second, weight))
+            second = plus(second, _scaled(jet.second, weight).to(result.dtype))
     return Jet(
         result,
         first.expand(len(first), *result.shape),
@@ -224,6 +221,8 @@ for _name, _function in (
 
 @by_name("where")
 def _where(condition: Any, x: Any, other: Any) -> Jet:
+    if isinstance(condition, Tensor) and condition.dtype != torch.bool:
+        condition, x = x, condition  # the method: x.where(condition, other)
     mask = values(condition)
     result = torch.where(mask, values(x), values(other))
 
@@ -231,11 +230,12 @@ def _where(condition: Any, x: Any, other: Any) -> Jet:
         t = t if isinstance(t, Jet) else None
         if t is None:
             return torch.zeros((1, *result.shape), dtype=result.dtype, device=result.device), None
-        first = torch.where(here, lifted(t.first, result.ndim), 0)
+        first = torch.where(here, lifted(t.first, result.ndim), 0).expand(-1, *result.shape)
         return first, None if t.second is None else torch.where(here, t.second, 0)
 
     (one, second_one), (other_first, second_other) = kept(x, mask), kept(other, ~mask)
-    return Jet(result, one + other_first, plus(second_one, second_other))
+    second = plus(second_one, second_other)
+    return Jet(result, one + other_first, None if second is None else second.expand(result.shape))
 
 
 @by_name("masked_fill")
@@ -252,8 +252,15 @@ def _pad(x: Jet, pad: Any, mode: str = "constant", value: float | None = None) -
     return Jet(padded(x.value, value), jet.first, jet.second)
 
 
+@by_name("Tensor.mT", "Tensor.mH", "Tensor.H")
 def _mirrored(x: Jet) -> Any:
     return _through(lambda y: y.transpose(-1, -2), x)
 
 
-by_name("Tensor.T", "Tensor.mT", "Tensor.H", "Tensor.mH")(_mirrored)
+@by_name("Tensor.T")
+def _reversed(x: Jet) -> Any:
+    return _through(lambda y: y.permute(*range(y.ndim - 1, -1, -1)), x)
+
+
+# Another function than the method of that name.
+register_rule(functional.unfold, _linear_rule(functional.unfold))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
-from ebmkit.calculus.jet import Jet, NoRuleError, by_name
+from ebmkit.calculus.jet import Jet, NoRuleError, by_name, register_rule
 
 
 @by_name("layer_norm")
-def _layer_norm(
+def layer_norm(
     x: Jet, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Any:
     dims = tuple(range(-len(tuple(normalized_shape)), 0))
@@ -30,7 +31,8 @@ def _group_norm(
     x: Jet, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Any:
     rows, channels = x.shape[:2]
-    y = _normalised(x.reshape(rows, num_groups, -1), (-1,), eps).reshape(x.shape)
+    grouped = x.reshape(rows, num_groups, math.prod(x.shape[1:]) // num_groups)
+    y = _normalised(grouped, (-1,), eps).reshape(x.shape)
     shape = (channels, *[1] * (x.dim() - 2))
     return _affine(
         y,
@@ -40,7 +42,7 @@ def _group_norm(
 
 
 @by_name("instance_norm")
-def _instance_norm(
+def instance_norm(
     x: Jet,
     running_mean: Any = None,
     running_var: Any = None,
@@ -76,6 +78,28 @@ def _batch_norm(
         None if weight is None else weight.reshape(shape),
         None if bias is None else bias.reshape(shape),
     )
+
+
+def _native(rule: Any, names: tuple[str, ...]) -> Any:
+    """The rule of torch's own function beneath that of torch.nn.functional: other order, one name."""
+
+    def native(x: Any, *args: Any) -> Any:
+        given = dict(zip(names, args, strict=True))
+        given.pop("cudnn_enabled")
+        return rule(x, **given)
+
+    return native
+
+
+_STATISTICS = ("weight", "bias", "running_mean", "running_var")
+register_rule(
+    torch.batch_norm,
+    _native(_batch_norm, (*_STATISTICS, "training", "momentum", "eps", "cudnn_enabled")),
+)
+native_instance_norm = _native(
+    instance_norm, (*_STATISTICS, "use_input_stats", "momentum", "eps", "cudnn_enabled")
+)
+register_rule(torch.instance_norm, native_instance_norm)
 
 
 def _normalised(x: Any, dims: tuple[int, ...], eps: float) -> Any:

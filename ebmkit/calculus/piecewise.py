@@ -80,9 +80,9 @@ def _clamp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     inside = torch.ones_like(x, dtype=torch.bool)
     if min is not None:
-        inside &= x >= min
+        inside = inside & (x >= min)
     if max is not None:
-        inside &= x <= max
+        inside = inside & (x <= max)
     return _straight(inside.to(x.dtype))
 
 

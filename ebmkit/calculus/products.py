@@ -29,9 +29,11 @@ def _rmul(x: Any, other: Any) -> Any:
 
 @by_name("matmul", "mm", "bmm")
 def _matmul(one: Any, other: Any) -> Any:
-    if min(values(one).ndim, values(other).ndim) < 2 and isinstance(one, Jet):
-        if isinstance(other, Jet):
-            raise NoRuleError("matmul of vectors that both depend on x")
+    # A vector is a row on the left and a column on the right.
+    if one.ndim == 1:
+        return _matmul(one.unsqueeze(0), other).squeeze(-2 if other.ndim > 1 else -1)
+    if other.ndim == 1:
+        return _matmul(one, other.unsqueeze(1)).squeeze(-1)
     return _product(torch.matmul, one, other, aligned=False)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ebmkit.calculus.chain_rule import apply_slopes, smooth
+from ebmkit.calculus.chain_rule import chained, smooth
 from ebmkit.calculus.jet import Jet
 
 
@@ -134,9 +134,7 @@ def _reciprocal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def power(x: Jet, exponent: float) -> Jet:
     """The rule of x ** a number."""
-    with torch.no_grad():
-        slopes = _pow(x.value, exponent)
-    return apply_slopes(x, x.value**exponent, *slopes)
+    return chained(x, x.value**exponent, lambda y: _pow(y, exponent))
 
 
 def _pow(x: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ebmkit.calculus.checks import check_depends, check_scalar, independent, uncompiled
+from ebmkit.calculus.fallback import forward_over_reverse
 from ebmkit.calculus.jet import Jet, NoRuleError, RandomError
 from ebmkit.calculus.kinks import noticing
-from ebmkit.errors import EnergyError, out_of_memory
+from ebmkit.errors import EnergyError
+from ebmkit.graphs import Unsuitable, tracing
 from ebmkit.layers import energy_name, layer_name, module_of
 from ebmkit.protocols import Energy
 
@@ -75,6 +78,7 @@ def directional_derivatives(
     if directions is None:
         size = math.prod(shape)
         directions = torch.eye(size, dtype=x.dtype, device=x.device).reshape(size, *shape)
+    directions = directions.to(x.dtype)
     if directions.shape[1:] not in (shape, x.shape):
         raise ValueError(
             f"directions: expected shape (n, {', '.join(map(str, shape))}), or with the batch "
@@ -100,7 +104,9 @@ def directional_derivatives(
                 "are taken forward over reverse, which is slower; "
                 "ebmkit.register_rule(function, rule) adds a rule",
             )
-            result = _forward_over_reverse(energy, x, directions, memory, layer)
+            with uncompiled():
+                found = forward_over_reverse(energy, x, directions, memory, layer)
+            result = Derivatives(*found)
         for name in dict.fromkeys(kinks):
             _say_once(
                 energy,
@@ -111,8 +117,10 @@ def directional_derivatives(
             )
         if gradient:
             ones = torch.ones_like(result.energies)
-            (slope,) = torch.autograd.grad(result.energies, x, ones, create_graph=True)
-            result = result._replace(gradient=slope)
+            (slope,) = torch.autograd.grad(
+                result.energies, x, ones, create_graph=True, allow_unused=True
+            )
+            result = result._replace(gradient=check_depends(energy, slope))
     return result
 
 
@@ -121,6 +129,8 @@ def _in_chunks(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> De
     size = _chunk_size(energy, x, directions, memory)
     if size >= count:
         return _carry(energy, x, directions)
+    if tracing():
+        raise Unsuitable(f"its {count} directions go in chunks of {size}")
     energies: Tensor | None = None
     firsts: list[Tensor] = []
     second: Any = 0.0
@@ -138,31 +148,36 @@ def _in_chunks(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> De
 def _carry(energy: Energy, x: Tensor, directions: Tensor) -> Derivatives:
     if directions.ndim == x.ndim:
         directions = directions.unsqueeze(1).expand(len(directions), *x.shape)
-    y = energy(Jet(x, directions, None))
+    with uncompiled():
+        y = energy(Jet(x, directions, None))
     if not isinstance(y, Jet):
-        raise EnergyError(
-            f"{energy_name(energy)} does not depend on x: it returned {_described(y, len(x))}"
-        )
-    _check_scalar(energy, y.value, x)
+        check_scalar(energy, y, x)
+        raise independent(energy)
+    check_scalar(energy, y.value, x)
     second = torch.zeros_like(y.value) if y.second is None else y.second
     return Derivatives(y.value, y.first, second)
 
 
 def _chunk_size(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> int:
-    """How many directions fit the budget, told from a pass of two rows along one direction."""
+    """How many directions fit the budget, told from a pass along one direction."""
     count = len(directions)
     needed = count * x.numel() * x.element_size()
-    if needed * _ROOMY <= memory or not count:
+    if needed * _ROOMY <= memory or count < 2:
         return count
-    rows = min(2, len(x))
-    alike = directions.ndim == x.ndim
     module = module_of(energy)
     known = _bytes_a_row.setdefault(module, {}) if module is not None else {}
-    kind = (x.shape[1:], x.dtype, alike)
+    kind = (x.shape[1:], x.dtype, directions.ndim == x.ndim)
     if kind not in known:
-        one = directions[:1] if alike else directions[:1, :rows]
-        kept = [_bytes_kept(energy, x[:rows].detach(), part) for part in (one[:0], one)]
-        known[kind] = max(kept[1] - kept[0], 1) / rows
+        # All rows, for an energy may hold something for each, such as a condition.
+        before = torch.get_rng_state()
+        kept = [_bytes_kept(energy, x.detach(), directions[:n]) for n in (0, 1)]
+        if not torch.equal(before, torch.get_rng_state()):
+            torch.set_rng_state(before)
+            raise EnergyError(
+                f"{energy_name(energy)} draws random numbers, and its {count} directions go in chunks "
+                "that would each draw others; give it the numbers from outside"
+            )
+        known[kind] = max(kept[1] - kept[0], 1) / len(x)
     return max(1, min(count, int(memory / (known[kind] * len(x)))))
 
 
@@ -182,57 +197,6 @@ def _bytes_kept(energy: Energy, x: Tensor, directions: Tensor) -> int:
 
 _bytes_a_row: WeakKeyDictionary[nn.Module, dict[Any, float]] = WeakKeyDictionary()
 """Of each energy, what a row along one direction keeps for the backward pass."""
-
-
-def _forward_over_reverse(
-    energy: Energy, x: Tensor, directions: Tensor, memory: int, layer: str
-) -> Derivatives:
-    _check_scalar(energy, energy(x), x)
-
-    def total(y: Tensor) -> tuple[Tensor, Tensor]:
-        energies = energy(y)
-        return energies.sum(), energies
-
-    gradient = torch.func.grad(total, has_aux=True)
-    try:
-        with warnings.catch_warnings():
-            # torch's forward mode itself uses what torch has deprecated.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            torch.func.jvp(torch.sin, (x[:0],), (x[:0],))
-        slope, energies = gradient(x)
-
-        def along(v: Tensor) -> tuple[Tensor, Tensor]:
-            v = v.expand_as(x)
-            curve = torch.func.jvp(lambda y: gradient(y)[0], (x,), (v,))[1]
-            return (slope * v).flatten(1).sum(1), (curve * v).flatten(1).sum(1)
-
-        # What a network keeps a direction is not known here; ten times the input is common.
-        size = max(1, int(memory / (10 * max(x.numel(), 1) * x.element_size())))
-        first, second = torch.vmap(along, chunk_size=size)(directions)
-    except (RuntimeError, NotImplementedError) as error:
-        if out_of_memory(error):
-            raise
-        raise EnergyError(
-            f"{layer} cannot be differentiated twice in x: {error}; choose another layer, "
-            "denoising-score-matching, which needs first derivatives alone, or register a rule "
-            "with ebmkit.register_rule"
-        ) from error
-    return Derivatives(energies, first, second.sum(0))
-
-
-def _check_scalar(energy: Energy, energies: Any, x: Tensor) -> None:
-    if not isinstance(energies, Tensor) or energies.shape != x.shape[:1]:
-        raise EnergyError(
-            f"{energy_name(energy)} must return one energy a row, shape ({len(x)},), got "
-            f"{_described(energies, len(x))}"
-        )
-
-
-def _described(result: Any, rows: int) -> str:
-    if not isinstance(result, Tensor):
-        return type(result).__name__
-    shape = tuple(result.shape)
-    return f"shape {shape}; squeeze its last axis" if shape == (rows, 1) else f"shape {shape}"
 
 
 _said: set[tuple[str, str]] = set()

@@ -41,3 +41,10 @@ class Terms:
         if score_regularisation:
             loss = loss + score_regularisation * self.squared_scores.mean()
         return loss, metrics
+
+
+def squares(x: Tensor, *, batch_dims: int = 1) -> Tensor:
+    """‖x‖² of each event of x (batch, *event), whose event may be a single number."""
+    squared = x.square()
+    event_dims = tuple(range(batch_dims, x.ndim))
+    return squared.sum(event_dims) if event_dims else squared

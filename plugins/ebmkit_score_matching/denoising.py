@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ebmkit import (
     Batch,
-    EnergyError,
     Metrics,
     Model,
     Scheduler,
@@ -25,7 +24,7 @@ from ebmkit import (
     finite,
     is_scheduled,
 )
-from ebmkit_score_matching._terms import NoState, Terms
+from ebmkit_score_matching._terms import NoState, Terms, squares
 
 
 class NoiseError(UserError, ValueError):
@@ -159,11 +158,6 @@ class DenoisingScoreMatching:
         if _noise_conditional(model):
             energy = functools.partial(energy, noise_level=draws.sigma)
         energies, gradient = energy_and_gradient(energy, x + sigma * draws.noise, create_graph=True)
-        if energies.shape != x.shape[:1]:
-            raise EnergyError(
-                f"model {type(model).__name__} must return one energy a row, shape ({len(x)},), got "
-                f"shape {tuple(energies.shape)}"
-            )
         weighting = self.weighting or ("sigma-squared" if self._levels() else "none")
         # With λ = σ² the residual is σ s + z, which divides by nothing however small σ is.
         if weighting == "sigma-squared":
@@ -171,9 +165,9 @@ class DenoisingScoreMatching:
         else:
             residual = draws.noise / sigma - gradient
         terms = Terms(
-            0.5 * residual.flatten(1).square().sum(1),
+            0.5 * squares(residual),
             energies,
-            gradient.flatten(1).square().sum(1),
+            squares(gradient),
         )
         loss, metrics = terms.total(self.energy_regularisation, self.score_regularisation)
         return loss, {"sigma": draws.sigma.mean(), **metrics}

@@ -12,7 +12,7 @@ from attrs.validators import and_, ge, in_, instance_of
 from torch import Tensor
 
 from ebmkit import Batch, Metrics, Model, bind, directional_derivatives, doc, finite, whole
-from ebmkit_score_matching._terms import NoState, Terms
+from ebmkit_score_matching._terms import NoState, Terms, squares
 
 
 class Projections(NamedTuple):
@@ -90,8 +90,7 @@ class SlicedScoreMatching:
             return Projections(signs.to(x.dtype).mul_(2).sub_(1)), state
         v = torch.randn(shape, generator=generator, device=x.device, dtype=x.dtype)
         if self.projections == "sphere":
-            lengths = torch.linalg.vector_norm(v.flatten(2), dim=2)
-            scale = math.sqrt(x[0].numel()) / lengths
+            scale = (math.prod(x.shape[1:]) / squares(v, batch_dims=2)).sqrt()
             v *= scale.reshape(*scale.shape, *[1] * (x.ndim - 1))
         return Projections(v), state
 
@@ -100,7 +99,7 @@ class SlicedScoreMatching:
         x, v = batch.x.detach(), draws.directions
         taken = directional_derivatives(energy, x, v, gradient=self.variance_reduction)
         if taken.gradient is not None:
-            squared = taken.gradient.flatten(1).square().sum(1)
+            squared = squares(taken.gradient)
         else:
             squared = taken.first.square().mean(0)
         laplacian = taken.second / len(v)

@@ -364,3 +364,75 @@ def test_the_key_of_a_pipeline(
     said = cli("train", "gaussian-mixture-sm", "--set", "training.compile=always")
     assert said.code == 2
     assert "training.compile" in said.err
+
+
+class Tempered(nn.Module):
+    """Reads a plain attribute, a buffer and a submodule; one parameter is of no use to the loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.temperature = 2.0
+        self.spare = nn.Parameter(torch.ones(3))
+        self.register_buffer("scale", torch.ones(1))
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x * self.scale).squeeze(1) / self.temperature
+
+
+def set_temperature(model: Any) -> None:
+    model.temperature = 3.0
+
+
+def set_activation(model: Any) -> None:
+    model.layers[1] = nn.Softplus()
+
+
+def set_layers(model: Any) -> None:
+    model.layers[0], model.layers[2] = (
+        layer.double() for layer in (nn.Linear(2, 8), nn.Linear(8, 1))
+    )
+
+
+def set_scale(model: Any) -> None:
+    model.scale = torch.full((2,), 0.5).double()
+
+
+@pytest.mark.parametrize("change", [set_temperature, set_activation, set_layers, set_scale])
+def test_a_model_that_was_changed_gets_another_graph(
+    change: Callable[[Any], None], traced_only: list[Any]
+) -> None:
+    model = Tempered()
+    objective = ebmkit.objective(MeanEnergy(), model, generator=seeded(), compile="on")
+    step(objective)
+    step(objective)
+    assert len(traced_only) == 1
+    change(model)
+    compiled = step(objective)
+    assert len(traced_only) == 2
+    eager = step(ebmkit.objective(MeanEnergy(), model, generator=seeded(), compile="off"))
+    same(compiled, eager)
+
+
+def test_what_the_loss_does_not_depend_on_gets_no_gradient(traced_only: list[Any]) -> None:
+    """As in eager mode: a zero would let weight decay move it."""
+    model = Tempered()
+    objective = ebmkit.objective(MeanEnergy(), model, generator=seeded(), compile="on")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    objective(POINTS).loss.backward()
+    assert len(traced_only) == 1
+    assert model.spare.grad is None
+    assert model.layers[0].weight.grad is not None
+    optimizer.step()
+    assert torch.equal(model.spare, torch.ones(3).double())
+
+
+def test_directions_in_chunks_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ebmkit.calculus import taylor
+
+    monkeypatch.setitem(taylor.directional_derivatives.__kwdefaults__, "memory", 2000)
+    objective = ebmkit.objective(ebmkit.create("loss", "sm"), network(), compile="on")
+    with pytest.raises(CompileError, match="its 2 directions go in chunks of 1"):
+        objective(POINTS)

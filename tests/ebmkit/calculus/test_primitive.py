@@ -223,7 +223,7 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda x: x.sum(),
         r"energy <lambda> must return one energy a row, .*shape \(\)",
     ),
-    "no tensor": (lambda x: 3.0, "does not depend on x: it returned float"),
+    "no tensor": (lambda x: 3.0, r"one energy a row, shape \(4,\), got float"),
     "a constant": (lambda x: torch.zeros(4).double(), "does not depend on x"),
 }
 

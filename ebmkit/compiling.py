@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -83,8 +84,7 @@ class CompiledLoss:
         self, graph: _Graph, model: nn.Module, batch: Batch, draws: Any
     ) -> tuple[Tensor, Metrics]:
         tensors = tensors_of(model)
-        # The graph holds autocast's conversions already.
-        with torch.no_grad(), torch.autocast(batch.x.device.type, enabled=False):
+        with torch.no_grad(), _without_autocast(batch.x.device.type):
             loss, metrics, gradients = graph.run(tensors, batch, draws)
         parameters = [tensors[name] for name in graph.trained]
         return _WithGradients.apply(loss, gradients, *parameters), metrics  # type: ignore[no-untyped-call]
@@ -137,10 +137,18 @@ class CompiledLoss:
         )
 
 
+def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    """A graph holds autocast's conversions already."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
 def _compiled(graph: torch.fx.GraphModule) -> Callable[..., Any]:
     # What torch would check before each call is in the key that the graph is found by.
     unguarded: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-    return torch.compile(graph, fullgraph=True, dynamic=False, options=unguarded)
+    # The method and not the module, whose call takes a detour through its hooks.
+    return torch.compile(graph.forward, fullgraph=True, dynamic=False, options=unguarded)
 
 
 class _WithGradients(torch.autograd.Function):

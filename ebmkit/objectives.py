@@ -129,13 +129,14 @@ def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode for a while, so that chains change no BatchNorm statistics; every submodule
     is left in the mode in which it was."""
     training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    # Past nn.Module's own __setattr__, which takes as long as a small layer.
     for module in training:
-        module.training = False
+        object.__setattr__(module, "training", False)
     try:
         yield
     finally:
         for module in training:
-            module.training = True
+            object.__setattr__(module, "training", True)
 
 
 def probe(

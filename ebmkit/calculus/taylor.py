@@ -22,8 +22,12 @@ from ebmkit.protocols import Energy
 
 MEMORY_BUDGET = 512 * 2**20
 """Bytes that the derivatives along the directions may take; more directions go in chunks."""
+_CACHE = 64 * 2**20
+"""Bytes beyond which a pass goes through main memory: that many directions at once are fastest."""
 _ROOMY = 2000
 """Bytes of intermediate results a byte of input directions, which no common network reaches."""
+_LITTLE = 4 * 2**20
+"""Bytes of input directions of which more than one chunk would not be worth asking."""
 
 
 class CalculusWarning(UserWarning):
@@ -61,8 +65,9 @@ def directional_derivatives(
     (E, J, l) is carried forward through the energy: a linear map acts on all three, an elementwise
     f sends them to (f, f′J, f′l + f″ΣJ²). An energy with a function that has no rule is
     differentiated forward over reverse instead, and a warning says so once, by the layer's name.
-    Directions go through in chunks where their derivatives would take more than ``memory`` bytes;
-    chunks are computed once more in the backward pass (forward over reverse keeps them).
+    Directions go through in chunks that caches hold; where all together would take more than
+    ``memory`` bytes, chunks are computed once more in the backward pass (forward over reverse keeps
+    them).
 
     Rows must not depend on each other. Of functions with kinks (ReLU) the derivatives are those
     almost everywhere, and a warning says so once.
@@ -125,19 +130,27 @@ def directional_derivatives(
 
 
 def _in_chunks(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> Derivatives:
-    count = max(1, len(directions))
-    size = _chunk_size(energy, x, directions, memory)
-    if size >= count:
+    count = len(directions)
+    each = _bytes_a_direction(energy, x, directions, memory)
+    roomy = each * count <= memory
+    if roomy and (tracing() or each * count <= _CACHE):
         return _carry(energy, x, directions)
+    most = max(1, int(min(memory, _CACHE) / each))
+    size = math.ceil(count / math.ceil(count / most))
     if tracing():
         raise Unsuitable(f"its {count} directions go in chunks of {size}")
     energies: Tensor | None = None
     firsts: list[Tensor] = []
     second: Any = 0.0
     for chunk in torch.split(directions, size):
-        # Kept whole, the chunks together would need what one pass needs: each keeps its inputs
-        # alone and is computed once more in the backward pass.
-        part = checkpoint(_carry, energy, x, chunk, use_reentrant=False, preserve_rng_state=False)
+        if roomy:
+            part = _carry(energy, x, chunk)
+        else:
+            # Kept whole, the chunks together would need what one pass needs: each keeps its inputs
+            # alone and is computed once more in the backward pass.
+            part = checkpoint(
+                _carry, energy, x, chunk, use_reentrant=False, preserve_rng_state=False
+            )
         energies = part.energies if energies is None else energies
         firsts.append(part.first)
         second = second + part.second
@@ -158,12 +171,13 @@ def _carry(energy: Energy, x: Tensor, directions: Tensor) -> Derivatives:
     return Derivatives(y.value, y.first, second)
 
 
-def _chunk_size(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> int:
-    """How many directions fit the budget, told from a pass along one direction."""
+def _bytes_a_direction(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> float:
+    """What a direction keeps for the backward pass, told from a pass along one; 0 where that is
+    little beside both budgets."""
     count = len(directions)
     needed = count * x.numel() * x.element_size()
-    if needed * _ROOMY <= memory or count < 2:
-        return count
+    if count < 2 or (needed <= _LITTLE and needed * _ROOMY <= memory):
+        return 0.0
     module = module_of(energy)
     known = _bytes_a_row.setdefault(module, {}) if module is not None else {}
     kind = (x.shape[1:], x.dtype, directions.ndim == x.ndim)
@@ -178,7 +192,7 @@ def _chunk_size(energy: Energy, x: Tensor, directions: Tensor, memory: int) -> i
                 "that would each draw others; give it the numbers from outside"
             )
         known[kind] = max(kept[1] - kept[0], 1) / len(x)
-    return max(1, min(count, int(memory / (known[kind] * len(x)))))
+    return known[kind] * len(x)
 
 
 def _bytes_kept(energy: Energy, x: Tensor, directions: Tensor) -> int:

@@ -47,8 +47,9 @@ def test_the_gradient_beside_a_few_directions(draw: Any) -> None:
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("scarce", ["memory", "cache"])
 def test_chunks_give_the_same_numbers(
-    alike: bool, gradient: bool, draw: Any, monkeypatch: pytest.MonkeyPatch
+    scarce: str, alike: bool, gradient: bool, draw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = network(), draw(4, 3)
     v = draw(7, 3) if alike else draw(7, 4, 3)
@@ -63,8 +64,13 @@ def test_chunks_give_the_same_numbers(
     whole = directional_derivatives(model, x, v, gradient=gradient)
     assert passes == [7]
     passes.clear()
-    chunked = directional_derivatives(model, x, v, gradient=gradient, memory=2_000)
+    options = {"memory": 2_000} if scarce == "memory" else {}
+    if scarce == "cache":
+        monkeypatch.setattr(taylor, "_CACHE", 2_000)
+        monkeypatch.setattr(taylor, "_LITTLE", 0)
+    chunked = directional_derivatives(model, x, v, gradient=gradient, **options)
     assert len(passes) > 3 and max(passes) < 7
+    forward = len(passes)
     for one, other in zip(whole, chunked, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
@@ -75,6 +81,8 @@ def test_chunks_give_the_same_numbers(
     torch.testing.assert_close(
         parameter_gradients(whole), parameter_gradients(chunked), rtol=1e-12, atol=1e-12
     )
+    # Only memory is worth a second pass.
+    assert (len(passes) > forward) == (scarce == "memory")
 
 
 def test_what_was_measured_of_an_energy_dies_with_it(draw: Any) -> None:

@@ -7,6 +7,16 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from ebmkit.calculus import (  # noqa: F401 - each holds rules, which importing it makes known
+    attention,
+    composite,
+    convolution,
+    linear,
+    normalisation,
+    piecewise,
+    products,
+    smooth,
+)
 from ebmkit.calculus.chain_rule import elementwise
 from ebmkit.calculus.checks import check_depends, check_scalar, uncompiled
 from ebmkit.calculus.jet import Jet, register_rule, with_rule

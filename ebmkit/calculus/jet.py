@@ -141,19 +141,6 @@ _NAMED: dict[str, Rule] = {}
 def rule_for(function: Any) -> Rule:
     """The rule of a function; NoRuleError where there is none. A torch function's is looked up by
     its name once: ``x.sum()``, ``torch.sum(x)`` and such are one rule."""
-    from ebmkit.calculus import (  # noqa: F401
-        attention,
-        composite,
-        convolution,
-        linear,
-        normalisation,
-        piecewise,
-        products,
-        smooth,
-    )
-
-    if function in _RULES:
-        return _RULES[function]  # registered by the imports above
     name = name_of(function)
     rule = _NAMED.get(name) if _is_torchs(function) else None
     if rule is None and _is_torchs(function) and (base := _out_of_place(function)) in _NAMED:

@@ -26,6 +26,11 @@ def write(path: Path, tree: Any) -> None:
     write_atomically(path, content)
 
 
+def check(tree: Any) -> None:
+    """Raises TypeError where a tree holds what cannot be written."""
+    _describe(tree, "", {})
+
+
 def read(path: Path, device: torch.device | str = "cpu") -> Any:
     """The tree that was written. NamedTuples come back with their names, though not their types.
 

@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 
 from ebmkit import clocks
-from ebmkit.errors import Problem, UserError
+from ebmkit.errors import EbmkitError, HookError, Problem, UserError
 from ebmkit.fields import is_scheduled
-from ebmkit.parameters import Parameter, members, parameters, validate
+from ebmkit.parameters import Parameter, members, parameters, protocol_of, validate
 from ebmkit.plan import Call, Planner, Shared
 from ebmkit.protocols import Scheduler
 from ebmkit.spec import Spec, Training
@@ -128,10 +128,10 @@ def schedules(
     return notices
 
 
-def loss_schedules(planner: Planner, loss: Any, training: Training) -> None:
+def loss_schedules(planner: Planner, place: str, loss: Any, training: Training) -> None:
     """Schedules in a loss's own fields are on the training clock and within the field's bounds."""
     for name, parameter in _parameters(loss).items():
-        schedule, path = getattr(loss, name, None), f"loss.{name}"
+        schedule, path = getattr(loss, name, None), f"{place}.{name}"
         if Scheduler not in members(parameter.type) or not callable(schedule):
             continue
         if clocks.clock_of(schedule) == "chain":
@@ -140,21 +140,54 @@ def loss_schedules(planner: Planner, loss: Any, training: Training) -> None:
             planner.report(path, complaint)
 
 
+def judging_losses(
+    planner: Planner,
+    evaluation: Any,
+    plans: Mapping[str, Call],
+    hooks: Mapping[str, Any],
+    training: Training,
+    model: Any,
+) -> None:
+    """The losses of the evaluation and of hook plugins are good for the model and the run."""
+    loss = evaluation.loss
+    if hasattr(loss, "sampler"):
+        planner.report(
+            "evaluation.loss",
+            f"{type(loss).__name__} compares the model with its own samples, so its value does not "
+            'judge the model; state another, as { use = "score-matching" }',
+        )
+    places = [("evaluation.loss", loss)]
+    for name, plan in plans.items():
+        fields = [n for n, p in parameters(plan.factory).items() if protocol_of(p.type) == "loss"]
+        places += [(f"{plan.path}.{f}", getattr(hooks[name], f, None)) for f in fields]
+    for place, part in places:
+        loss_schedules(planner, place, part, training)
+        takes_model(planner, place, part, model)
+
+
 def parts_take_model(planner: Planner, sampler: Any, loss: Any, model: Any) -> None:
-    """Loss and samplers can work with such a model, by what their own ``check`` says."""
+    """Loss and samplers can work with such a model."""
     for place, part in [("loss", loss), *_samplers(sampler, loss)]:
-        check = getattr(part, "check", None)
-        if check is None:
-            continue
-        try:
-            check(model)
-        except UserError as error:
-            planner.report(place, str(error))
+        takes_model(planner, place, part, model)
 
 
-def hooks_take_pipeline(planner: Planner, hooks: Mapping[str, Any], pipeline: Any) -> None:
+def takes_model(planner: Planner, place: str, part: Any, model: Any) -> None:
+    """A part can work with such a model, by what its own ``check`` says."""
+    check = getattr(part, "check", None)
+    if check is None:
+        return
+    try:
+        check(model)
+    except UserError as error:
+        planner.report(place, str(error))
+
+
+def hooks_take_pipeline(
+    planner: Planner, plans: Mapping[str, Call], hooks: Mapping[str, Any], pipeline: Any
+) -> None:
     """Hook plugins that were stated can work with such a pipeline, by what their ``check`` says."""
-    for path, hook in hooks.items():
+    for name, hook in hooks.items():
+        path = plans[name].path
         check = getattr(hook, "check", None)
         if check is None:
             continue
@@ -162,6 +195,12 @@ def hooks_take_pipeline(planner: Planner, hooks: Mapping[str, Any], pipeline: An
             check(pipeline)
         except UserError as error:
             planner.report(path, str(error))
+        except EbmkitError:
+            raise
+        except Exception as error:
+            raise HookError(
+                f"check of hook plugin {name} raised {type(error).__name__}: {error}"
+            ) from error
 
 
 def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:

@@ -121,7 +121,7 @@ class _Composer:
         planned = not planner.problems
         # Parts that hold no weights are plain records: building them draws nothing, and lets one
         # report hold the problems of the whole.
-        training, evaluation = (builder.build(sections[n]) for n in ("training", "evaluation"))
+        training = builder.build(sections["training"])
         dataset: Any = builder.shared("dataset") if planned else None
         self._report(builder)
         event_shape = self._event_shape(dataset)
@@ -137,6 +137,7 @@ class _Composer:
         sampler: Any
         loss: Any
         sampler, loss = (builder.shared(k) if planned else None for k in ("sampler", "loss"))
+        evaluation = builder.build(sections["evaluation"]) if planned else None
         self._report(builder)
         if training is not None:
             noise = checks.over_the_run(
@@ -145,14 +146,17 @@ class _Composer:
             training = attrs.evolve(training, data_noise=noise)
             checks.buffer_holds_negatives(planner, loss, training)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
-            checks.loss_schedules(planner, loss, training)
-        hooks = {n: builder.build(p) for n, p in hook_plans.items()} if planned else {}
-        self._report(builder)
+            checks.loss_schedules(planner, "loss", loss, training)
         checks.same_states(planner, dataset, sampler, loss)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
-        assert training is not None and optimizer is not None and event_shape is not None
+        assert training is not None and optimizer is not None
+        assert evaluation is not None and event_shape is not None
         model = self._model(builder, training.seed, event_shape, dataset, device)
+        hooks = {n: builder.build(p) for n, p in hook_plans.items()}
+        self._report(builder)
+        self._raise()
+        checks.judging_losses(planner, evaluation, hook_plans, hooks, training, model)
         checks.parts_take_model(planner, sampler, loss, model)
         lr = optimizers.schedule_of(optimizer, builder.build)
         lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
@@ -172,9 +176,7 @@ class _Composer:
             tables=self._resolved(plans, sections, hook_plans, optimizer),
             notices=tuple(self.notices),
         )
-        checks.hooks_take_pipeline(
-            planner, {hook_plans[n].path: h for n, h in hooks.items()}, pipeline
-        )
+        checks.hooks_take_pipeline(planner, hook_plans, hooks, pipeline)
         self._raise()
         return pipeline
 
@@ -248,7 +250,7 @@ class _Composer:
         if dataset is None:
             return None
         try:
-            getattr(dataset, "n_samples", None)  # reading a file may find that it leaves no rows
+            dataset.draw(1, generator=torch.Generator())  # whatever is wrong with the data, now
             return tuple(dataset.event_shape)
         except UserError as error:
             self.planner.report("dataset", str(error))

@@ -96,12 +96,13 @@ def to_validate(dataset: Dataset, *, generator: torch.Generator) -> Batch:
         DataError: the dataset is finite and keeps no rows apart.
     """
     kept: Batch | None = getattr(dataset, "validation_batch", None)
-    if kept is not None:
+    if kept is not None and len(kept.x):
         return take(kept, torch.arange(len(kept.x), device=generator.device))
     if getattr(dataset, "n_samples", None) is not None:
         raise DataError(
             f"dataset {type(dataset).__name__} is finite and keeps no rows apart to validate on; set "
-            "dataset.validation = 0.1, where it has that field, or leave its n_samples out"
+            "dataset.validation = 0.1, where it has that field, leave its n_samples out, or give it a "
+            "validation_batch"
         )
     return dataset.draw(_VALIDATED_ON, generator=generator)
 

@@ -153,7 +153,15 @@ class Hooks:
 
     def save_state(self, run: Run) -> dict[str, Mapping[str, Any]]:
         """What each plugin keeps in a checkpoint, by plugin."""
-        return {name: call(run=run) for name, call in self._each("save_state") if call is not None}
+        from ebmkit.checkpoint import check
+
+        states = {name: call(run=run) for name, call in self._each("save_state")}
+        for name, state in states.items():
+            try:
+                check(state)
+            except TypeError as error:
+                raise HookError(f"hook save_state of {name}: {error}") from error
+        return states
 
     def load_state(self, run: Run, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Give each plugin what it kept."""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebmkit.chains import run_chain, starts_among, starts_around
 from ebmkit.data import Feed, to_judge, to_validate, with_noise
-from ebmkit.errors import UserError
+from ebmkit.errors import DivergenceError, UserError
 from ebmkit.evaluation import judge, loss_on
 from ebmkit.hooks import Hooks, Run
 from ebmkit.objectives import Objective, bind, conditional, evaluating
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Dataset, Loss, Metrics, Model, Sampler, Scheduler
+from ebmkit.running import fit
 from ebmkit.seeds import stream
 from ebmkit.spec import Evaluation, Training
 from ebmkit.trainer import Trainer
-
-if TYPE_CHECKING:
-    from ebmkit.rundir import RunDirectory
 
 
 class Pipeline:
@@ -78,8 +75,10 @@ class Pipeline:
             optimizer=optimizer,
             lr_schedule=lr_schedule,
         )
-        self._interrupted = False
-        self._hook_states: dict[str, Mapping[str, Any]] = {}
+        self.interrupted = False
+        """Whether ``fit`` was asked to end."""
+        self.hook_states: dict[str, Mapping[str, Any]] = {}
+        """What hook plugins keep from one ``fit`` to the next, by ``dist:name``."""
 
     @property
     def model(self) -> Model:
@@ -124,32 +123,11 @@ class Pipeline:
             RunDirectoryError: ``out`` exists and ``force`` was not given, or cannot be written.
             HookError: a hook plugin raised; the message names it.
         """
-        from ebmkit.rundir import RunDirectory
-
-        self.trainer.check_trainable()
-        directory = RunDirectory.create(Path(out), self, force=force) if out is not None else None
-        hooks = hooks if hooks is not None else Hooks.installed(stated=self.hooks)
-        steps = self.training.steps or 0
-        notices = [*self.notices, *hooks.left_out]
-        run = Run(self, directory.path if directory else None, steps, self.step, notices)
-        self._interrupted = False
-        error: BaseException | None = None
-        try:
-            with directory.watching(run, hooks) if directory else contextlib.nullcontext():
-                hooks.run_start(run)
-                hooks.load_state(run, self._hook_states)
-                self._train(run, hooks, directory)
-                self._evaluate(run, hooks, directory)
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            hooks.run_end(run, error)
-        return run
+        return fit(self, Path(out) if out is not None else None, force=force, hooks=hooks)
 
     def interrupt(self) -> None:
         """Ask a running ``fit`` to end after its present step, with KeyboardInterrupt."""
-        self._interrupted = True
+        self.interrupted = True
 
     def train_step(self) -> Metrics:
         """One training step outside of ``fit``; its metrics.
@@ -210,7 +188,7 @@ class Pipeline:
     def evaluate(self) -> dict[str, Any]:
         """The numbers that judge the model: exact KL where the data's density is known in 2-D, and
         two-sample numbers between data and samples. ``refused`` says why a number is missing."""
-        return self._judge()[0]
+        return self.judge()[0]
 
     def data(self, n: int, *, generator: torch.Generator) -> Batch:
         """``n`` points of the data to judge against: held-out ones where the dataset keeps some."""
@@ -225,15 +203,21 @@ class Pipeline:
         return self._labelled(to_validate(self.dataset, generator=generator))
 
     def validate(self, loss: Loss) -> float:
-        """A loss of the present model on the validation data, noise added as in training. Points and
-        draws are the same at every call, so that two values differ by the models alone.
+        """A loss of the present model on the validation data, with noise and schedules as at the
+        run's last step. Points and draws are the same at every call, so that two values differ by the
+        models alone.
 
         Raises:
             DataError: the data are finite and keep no rows apart.
             DivergenceError: the loss is not finite.
         """
         batch = self.validation_data(generator=self.generator("validation data"))
-        return self._loss_on(self.present_model, batch, "validation loss", loss)["loss"]
+        try:
+            return self._loss_on(self.present_model, batch, "validation loss", loss)["loss"]
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"validation after step {self.step}: {error}", step=self.step
+            ) from error
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next training step needs."""
@@ -246,47 +230,33 @@ class Pipeline:
             KeyError, RuntimeError: the state is of another pipeline.
         """
         self.trainer.load_state_dict(state)
-        self._hook_states = dict(state.get("hooks", {}))
+        self.hook_states = dict(state.get("hooks", {}))
 
-    def _train(self, run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
-        every = self.training.evaluate_every
-        while not run.ending:
-            metrics = self.trainer.step()
-            run.step = self.step
-            hooks.step_end(run, metrics)
-            if self._interrupted:
-                raise KeyboardInterrupt
-            if directory and self.step % self.training.checkpoint_every == 0:
-                directory.save(run, hooks)
-            if every is not None and self.step % every == 0 and not run.ending:
-                self._evaluate(run, hooks, directory)
-
-    def _evaluate(self, run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
-        numbers, data, samples = self._judge()
-        result = {"step": self.step, **numbers}
-        if directory:
-            directory.write_evaluation(result)
-        hooks.evaluation_done(run, result, data, samples)
-
-    def _judge(self) -> tuple[dict[str, Any], Batch, Batch | None]:
+    def judge(self) -> tuple[dict[str, Any], Batch, Batch | None]:
+        """The numbers of ``evaluate``, and the data and samples that they compare."""
         n = self.evaluation.n_samples
         data = self.data(n, generator=self.generator("evaluation"))
-        samples = self.sample_batch(n) if self.sampler is not None else None
+        samples: Batch | str = "there is no sampler to draw samples with"
+        if self.sampler is not None:
+            try:
+                samples = self.sample_batch(n)
+            except DivergenceError as error:
+                samples = str(error)
         log_density = getattr(self.dataset, "log_density", None)
         test = partial(self._loss_on, self.model, data, "test loss")
         with evaluating(self.model):
             numbers = judge(self.model, data, samples, log_density, self.evaluation.loss, test)
         if self.trainer.kept is not None:
             numbers["kept_step"] = self.trainer.kept_step
-        return {**numbers, "chain_steps": self.evaluation.chain_steps}, data, samples
+        drawn = None if isinstance(samples, str) else samples
+        return {**numbers, "chain_steps": self.evaluation.chain_steps}, data, drawn
 
     def _loss_on(self, model: Model, batch: Batch, purpose: str, loss: Loss) -> dict[str, float]:
-        """A loss of the batch with such noise on it as the last step added to the positives."""
-        generator = self.generator(purpose)
-        noise = self.trainer.data_noise(max(self.step - 1, 0))
-        return loss_on(
-            loss, model, with_noise(batch, noise, generator=generator), generator=generator
-        )
+        """A loss of the batch as it is at the run's last step: with the noise that this adds to the
+        positives, and where the loss's own schedules end, so that values of all steps compare."""
+        last, generator = max((self.training.steps or 1) - 1, 0), self.generator(purpose)
+        batch = with_noise(batch, self.trainer.data_noise(last), generator=generator)
+        return loss_on(loss, model, batch, step=last, generator=generator)
 
     def _labelled(self, batch: Batch) -> Batch:
         return batch if self.conditional else Batch(batch.x)

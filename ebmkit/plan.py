@@ -45,7 +45,8 @@ class Call(NamedTuple):
             value = self.arguments.get(name, parameter.default)
             if value is not None and value is not REQUIRED:
                 table[name] = resolved(value)
-        return table
+        others = {name: value for name, value in self.arguments.items() if name not in table}
+        return table | resolved(others)  # type: ignore[no-any-return]
 
     def components(self) -> list[Component]:
         """The components of this call and of those inside it."""
@@ -129,7 +130,11 @@ class Planner:
         for name, table in tables.items():
             path = f"hooks.{name}"
             if not isinstance(table, Mapping):
-                self.report(path, f"expected a table of the hook plugin's options, got {table!r}")
+                self.report(
+                    path,
+                    f"expected a table of the hook plugin's options, got {table!r}; a hook plugin that "
+                    "is not installed goes to fit(hooks=...)",
+                )
                 continue
             try:
                 component = self.registry.find("hook", str(name))
@@ -137,6 +142,11 @@ class Planner:
                 self.report(path, f"{error}{self._hint('hook', str(name), error)}")
                 continue
             plugin = self.registry.load(component)
+            if component.qualified in found:
+                self.report(
+                    path, f"states {component.qualified} a second time; keep one of the two"
+                )
+                continue
             if not inspect.isclass(plugin):
                 self.report(path, f"hook plugin {component.qualified} takes no options")
                 continue
@@ -196,7 +206,8 @@ class Planner:
         is_shared = isinstance(value, str) and value.startswith("@")
         plain = isinstance(value, bool | int | float | str | Mapping | list)
         rest = without_protocols(kind) if wanted else kind
-        if wanted and (is_reference or is_shared or not plain or rest is None):
+        is_name = isinstance(value, str) and rest is type(None)
+        if wanted and (is_reference or is_shared or is_name or not plain or rest is None):
             if value is None and rest is not None:
                 return None
             return self.part(wanted, value, path, inside)

@@ -81,21 +81,21 @@ class RunDirectory:
         status("running")
         try:
             yield
-        except KeyboardInterrupt:
             self.save(run, hooks)
+        except KeyboardInterrupt:
             status("interrupted", f"interrupted after step {run.step}")
+            self.save(run, hooks)
             raise
         except DivergenceError as error:
+            status("diverged", str(error))
             # The weights that led here may be the ones at fault: what is kept is what was good.
             if not self.checkpoints():
                 self.save(run, hooks)
-            status("diverged", str(error))
             raise
         except BaseException as error:
-            self.save(run, hooks)
             status("failed", f"{type(error).__name__}: {error}")
+            self.save(run, hooks)
             raise
-        self.save(run, hooks)
         status("finished", run.stopped and f"after step {run.step}: {run.stopped}")
 
     def save(self, run: Run, hooks: Hooks) -> Path:

@@ -99,7 +99,7 @@ class Evaluation:
     chain_steps: int = field(default=1000, validator=ge(0), metadata=doc("steps of each chain"))
     loss: Loss | None = field(
         default=None,
-        metadata=doc("a loss to report of the data to judge against, noise added as in training"),
+        metadata=doc("a loss to report of the data to judge against, as it is at the last step"),
     )
 
 
@@ -210,7 +210,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def split_path(path: str) -> list[str]:
-    return [part.strip() for part in path.split(".")]
+    """The keys of a dotted path; one with a dot in it stands in quotes, as in TOML."""
+    keys = re.findall(r"""\s*("[^"]*"|'[^']*'|[^.]*)\s*(?:\.|$)""", path)
+    found = [key.strip() for key in (keys if path.endswith(".") else keys[:-1] or keys)]
+    return [key[1:-1] if key[:1] in ("'", '"') else key for key in found]
 
 
 def copy_tables(tables: Any) -> Any:

@@ -44,7 +44,7 @@ class Trainer:
         self.optimizer = optimizer.build(self.parameters) if self.parameters else None
         self.averaged: nn.Module | None = None
         if training.ema_decay is not None and self.module is not None:
-            self.averaged = copy.deepcopy(self.module).requires_grad_(False)
+            self.averaged = _copy(self.module)
         self.kept: nn.Module | None = None
         """The model as it was when ``keep`` was last called."""
         self.kept_step: int | None = None
@@ -95,7 +95,7 @@ class Trainer:
         present = self.module if self.averaged is None else self.averaged
         assert present is not None
         if self.kept is None:
-            self.kept = copy.deepcopy(present).requires_grad_(False)
+            self.kept = _copy(present)
         else:
             self.kept.load_state_dict(present.state_dict())
         self.kept_step = self.done
@@ -130,6 +130,8 @@ class Trainer:
         """
         if "kept" in state["weights"]:
             self.keep()
+        else:
+            self.kept = None
         self.kept_step = state["kept_step"]
         for name, module in self._modules():
             module.load_state_dict(state["weights"][name])
@@ -183,3 +185,15 @@ class Trainer:
         torch._foreach_lerp_(ours, theirs, weight)
         for mine, other in zip(self.averaged.buffers(), self.module.buffers(), strict=True):
             mine.copy_(other)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy whose weights get no gradients."""
+    # What a hook such as spectral_norm's has computed cannot be copied with its history.
+    computed = {
+        id(value): value.detach().clone()
+        for inner in module.modules()
+        for value in vars(inner).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(module, computed).requires_grad_(False)

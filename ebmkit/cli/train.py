@@ -94,6 +94,9 @@ def _say_result(out: Path) -> None:
         click.echo(f"energy AUROC between samples and data = {result['auroc']:.3f} (0.5 is best)")
     if result.get("test_loss") is not None:
         click.echo(f"test loss = {result['test_loss']:.4f}{_plus_minus(result['test_loss_error'])}")
+    for name in ("auroc", "test_loss"):
+        if reason := result.get("refused", {}).get(name):
+            notice(f"no {name}: {reason}")
     click.echo(f"{out}")
 
 

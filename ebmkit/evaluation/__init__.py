@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ebmkit.errors import DivergenceError, EvaluationError
+from ebmkit.errors import DivergenceError, EvaluationError, UserError
 from ebmkit.evaluation.losses import loss_on
 from ebmkit.evaluation.quadrature import kl_divergence
 from ebmkit.evaluation.two_sample import auroc, mmd2
@@ -20,15 +20,15 @@ __all__ = ["judge", "loss_on"]
 def judge(
     model: Model,
     data: Batch,
-    samples: Batch | None,
+    samples: Batch | str,
     log_density: Energy | None,
     loss: Loss | None = None,
     test: Callable[[Loss], Mapping[str, float]] | None = None,
 ) -> dict[str, Any]:
     """All numbers that apply, by name; ``refused`` says why one is missing.
 
-    ``log_density`` is the data's, where it is known; ``samples`` are the model's, where a sampler
-    can draw some; ``test`` takes ``loss`` of the data, where one is asked for.
+    ``log_density`` is the data's, where it is known; ``samples`` are the model's, or why there
+    are none; ``test`` takes ``loss`` of the data, where one is asked for.
     """
     numbers: dict[str, Any] = {}
     refused: dict[str, str] = {}
@@ -41,21 +41,24 @@ def judge(
             numbers |= kl_divergence(log_density, model, data.x)._asdict()
         except EvaluationError as error:
             refused["kl_nats"] = str(error)
-    if samples is None:
-        refused["auroc"] = refused["mmd2"] = "there is no sampler to draw samples with"
+    if isinstance(samples, str):
+        refused["auroc"] = refused["mmd2"] = samples
     else:
         with torch.no_grad():
             of_data = bind(model, data.condition)(data.x)
             of_samples = bind(model, samples.condition)(samples.x)
         numbers["energy_gap"] = float(of_samples.double().mean() - of_data.double().mean())
         numbers["auroc"] = auroc(of_samples, of_data)
-        numbers["mmd2"], numbers["mmd2_kernel"] = mmd2(data.x, samples.x)
+        try:
+            numbers["mmd2"], numbers["mmd2_kernel"] = mmd2(data.x, samples.x)
+        except EvaluationError as error:
+            refused["mmd2"] = str(error)
         numbers["n_samples"] = len(samples.x)
     if loss is not None and test is not None:
         try:
             taken = test(loss)
             numbers["test_loss"] = taken["loss"]
             numbers["test_loss_error"] = taken.get("loss_standard_error")
-        except DivergenceError as error:
+        except (DivergenceError, UserError) as error:
             refused["test_loss"] = str(error)
     return {**numbers, "refused": refused} if refused else numbers

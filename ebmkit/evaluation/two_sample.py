@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from ebmkit.errors import EvaluationError
 
 _MEDIAN_OF = 2000
 _ROWS = 1000
@@ -29,11 +33,20 @@ def mmd2(one: Tensor, other: Tensor) -> tuple[float, str]:
     distance within the first sample (of its first 2,000 points). It is zero in the mean where both
     are of one distribution, and may then be slightly negative.
 
+    Raises:
+        EvaluationError: a sample has fewer than two points, or the median distance is 0.
+
     Source: A Kernel Two-Sample Test (Gretton and others, 2012).
     """
     x, y = one.flatten(1).double(), other.flatten(1).double()
     n, m = len(x), len(y)
+    if min(n, m) < 2:
+        raise EvaluationError(f"two points of each are needed, got {n} and {m}")
     width = float(torch.pdist(x[:_MEDIAN_OF]).median())
+    if not 0 < width < math.inf:
+        raise EvaluationError(
+            f"the median distance within the data is {width}, and no kernel has that width"
+        )
 
     def kernel_sum(a: Tensor, b: Tensor) -> float:
         # In rows, so that memory stays linear in the number of points.

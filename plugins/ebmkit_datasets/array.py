@@ -121,7 +121,13 @@ class Array(Rows):
         if not self.dequantise:
             return table
         generator = torch.Generator().manual_seed(self.seed)
-        return table._replace(events=dequantised(table.events, generator=generator))
+        events = dequantised(table.events, generator=generator)
+        if events.abs().max() > largest:
+            raise DataError(
+                f"{path}: with the noise of dequantise a number grows beyond {largest:.3g}, the "
+                "largest of torch's default dtype; set dequantise = false, or rescale the data"
+            )
+        return table._replace(events=events)
 
     def _rescaled(self, events: Tensor) -> Tensor:
         if not (self.standardise or self.whiten):

@@ -66,17 +66,19 @@ def levels_of(
     if noise_level is None:
         return x.new_full((len(x),), lowest)
     if not isinstance(noise_level, Tensor):
-        if isinstance(noise_level, bool) or not 0 < noise_level < math.inf:
+        if isinstance(noise_level, bool) or not torch.finfo(x.dtype).tiny <= noise_level < math.inf:
             raise ValueError(f"{wanted}, got {noise_level!r}")
         return x.new_full((len(x),), noise_level)
     if noise_level.shape not in ((), x.shape[:1]) or not noise_level.is_floating_point():
         got = f"shape {tuple(noise_level.shape)} of {noise_level.dtype}"
         raise ValueError(f"{wanted}, of a floating dtype, got {got}")
+    sigma = noise_level.to(x.dtype)
     if not tracing():
-        wrong = ~((noise_level > 0) & noise_level.isfinite())
+        # As x's dtype has it: what is positive in another may be 0 here.
+        wrong = ~((sigma >= torch.finfo(x.dtype).tiny) & sigma.isfinite())
         if bool(wrong.any()):
             raise ValueError(f"{wanted}, got {noise_level[wrong].flatten()[0].item()}")
-    return noise_level.to(x.dtype).expand(len(x))
+    return sigma.expand(len(x))
 
 
 N_NOISE_FEATURES = 3

@@ -144,7 +144,8 @@ def _map(
 
 def _box(data: Tensor) -> tuple[list[float], list[float]]:
     low, high = data.min(0).values, data.max(0).values
-    margin = 0.15 * (high - low)
+    # Points without spread have a box around them all the same.
+    margin = torch.where(high > low, 0.15 * (high - low), 0.5)
     return (low - margin).tolist(), (high + margin).tolist()
 
 

@@ -108,6 +108,16 @@ class DenoisingScoreMatching:
     )
 
     def check(self, model: Model) -> None:
+        self._check_levels(model)
+        levels, lowest = self._levels(), getattr(model, "lowest_level", None)
+        if levels and lowest is not None and not min(levels) <= lowest <= max(levels):
+            raise NoiseError(
+                f"DenoisingScoreMatching.sigma: levels from {max(levels)} to {min(levels)} do not "
+                f"train the level at which {type(model).__name__} is judged where none is said, its "
+                f"lowest_level {lowest}; set the model's lowest_level = {min(levels)}"
+            )
+
+    def _check_levels(self, model: Model) -> None:
         levels = self._levels()
         if levels and not _noise_conditional(model):
             raise NoiseError(
@@ -117,7 +127,7 @@ class DenoisingScoreMatching:
             )
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> NoState:
-        self.check(model)
+        self._check_levels(model)
         return NoState()
 
     def draw(

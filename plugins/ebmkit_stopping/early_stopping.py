@@ -24,7 +24,9 @@ class EarlyStopping:
     After every ``every``-th step the loss is taken of the model (with averaged weights, where an
     average is kept) on the dataset's validation rows, with the same draws each time. The weights at
     its least value are those that the run ends with, whether it was stopped or not, and ``kept_step``
-    in ``evaluation.json`` says which step that was. Training ends ``patience`` steps after it.
+    in ``evaluation.json`` says which step that was. Training ends at the first validation that is
+    ``patience`` steps or more after it. Noise on the rows, and schedules of the loss, are those of the
+    run's last step, so that all values compare.
 
     Raises StoppingError where the loss draws negatives, whose value does not say which of two models
     is better, and where a run is too short to be validated once; DataError where a finite dataset

@@ -138,10 +138,14 @@ class TestLossAndModel:
         (problem,) = problems(tables, **{"loss.sigma": LEVELS})
         assert problem.path == "loss"
         assert "a list of 4 levels and MLP is not noise-conditional" in problem.message
-        fitting = ebmkit.compose(
-            tables, model={"use": "noise-conditional-mlp"}, **{"loss.sigma": LEVELS}
-        )
-        fitting.train_step()
+        model = {"use": "noise-conditional-mlp", "lowest_level": LEVELS[-1]}
+        ebmkit.compose(tables, model=model, **{"loss.sigma": LEVELS}).train_step()
+
+    def test_the_level_that_is_judged_is_one_that_is_trained(self, tables: Any) -> None:
+        model = {"use": "noise-conditional-mlp", "lowest_level": LEVELS[-1] / 2}
+        (problem,) = problems(tables, model=model, **{"loss.sigma": LEVELS})
+        assert problem.path == "loss"
+        assert f"set the model's lowest_level = {LEVELS[-1]}" in problem.message
 
     def test_any_loss_may_refuse_a_model(self, tables: Any) -> None:
         (problem,) = problems(tables, loss=Fussy("MLP"))
@@ -219,3 +223,51 @@ def test_all_problems_come_in_one_report(tables: Any) -> None:
         **{"loss.sigma": ramp(0.5, 0.0)},
     )
     assert {problem.path for problem in found} == {"loss.sigma", "sampler.step_size"}
+
+
+class TestLossesThatJudge:
+    """Mistakes in the losses of the evaluation and of hook plugins are found before the first step."""
+
+    @pytest.mark.parametrize("place", ["evaluation.loss", "hooks.early-stopping.loss"])
+    @pytest.mark.parametrize(
+        ("loss", "path", "words"),
+        [
+            ({"use": "dsm", "sigma": [0.5, 0.1]}, "", "not noise-conditional"),
+            ("cd", "", "its own samples"),
+            (
+                {"use": "dsm", "sigma": {"use": "linear", "start_value": 0.1, "end_value": -0.05}},
+                ".sigma",
+                "out of range",
+            ),
+            (
+                {
+                    "use": "dsm",
+                    "sigma": {
+                        "use": "linear",
+                        "start_value": 1.0,
+                        "end_value": 0.1,
+                        "clock": "chain",
+                    },
+                },
+                ".sigma",
+                'set clock = "training"',
+            ),
+        ],
+    )
+    def test_are_found(self, tables: Any, place: str, loss: Any, path: str, words: str) -> None:
+        hooks = {"early-stopping": {"patience": 5, "every": 1}} if "hooks" in place else {}
+        sampler = {"use": "langevin", "step_size": 0.1}
+        (problem,) = problems(tables, sampler=sampler, hooks=hooks, **{place: loss})
+        stem = "hooks.early-stopping" if words == "its own samples" and hooks else place
+        assert problem.path == stem + path
+        assert words in problem.message
+
+    def test_open_schedules_are_spread_over_the_run(self, tables: Any) -> None:
+        falling = {"use": "linear", "start_value": 0.5, "end_value": 0.1}
+        for loss in ("@loss", {"use": "dsm", "sigma": falling}):
+            pipeline = ebmkit.compose(
+                tables, **{"loss.sigma": falling, "evaluation.loss": loss, "training.steps": 5}
+            )
+            judging: Any = pipeline.evaluation.loss
+            assert judging.sigma(0) == pytest.approx(0.5)
+            assert judging.sigma(4) == pytest.approx(0.1)

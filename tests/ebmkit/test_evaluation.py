@@ -135,3 +135,32 @@ class TestLossOnHeldOutRows:
 
     def test_is_left_out_unless_asked_for(self, tmp_path: Path) -> None:
         assert "test_loss" not in self.pipeline(tmp_path, **{"evaluation.loss": None}).evaluate()
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [(torch.zeros(1, 2), "two points of each"), (torch.zeros(50, 2), "the median distance")],
+)
+def test_mmd_refuses_points_that_have_no_kernel(one: Tensor, words: str) -> None:
+    with pytest.raises(EvaluationError, match=words):
+        mmd2(one, torch.randn(50, 2))
+
+
+def test_a_chain_that_runs_away_while_judging_costs_that_number_alone(tmp_path: Path) -> None:
+    """Training went well, so it is kept, and the run is finished."""
+    tables: dict[str, Any] = {
+        "model": {"use": "mlp", "hidden": [4], "base_scale": 1.0},
+        "loss": {"use": "dsm"},
+        "dataset": {"use": "array", "path": str(tmp_path / "rows.npy"), "held_out": 0.4},
+        "sampler": {"use": "langevin", "step_size": 1e20},
+        "training": {"steps": 3, "batch_size": 2},
+        "evaluation": {"chain_steps": 50, "n_samples": 10, "loss": "@loss"},
+    }
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(5, 3)))
+    pipeline = ebmkit.compose(tables)
+    run = pipeline.fit(out=tmp_path / "run")
+    assert run.step == 3
+    numbers = pipeline.evaluate()
+    assert "not finite" in numbers["refused"]["auroc"]
+    assert numbers["test_loss"] > 0
+    assert ebmkit.load(tmp_path / "run").step == 3

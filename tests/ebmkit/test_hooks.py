@@ -78,6 +78,28 @@ def test_a_class_is_called_for_an_object(pipeline: ebmkit.Pipeline) -> None:
     assert pipeline.fit(hooks=Hooks({"mine": Recording})).step == 6
 
 
+def test_looking_at_the_model_does_not_change_it(tmp_path: Path, small: Any) -> None:
+    """Hooks that call the model, as pictures do, leave BatchNorm's statistics as training made them."""
+
+    def model() -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            layers = [torch.nn.Linear(2, 4), torch.nn.BatchNorm1d(4), torch.nn.SiLU()]
+            return torch.nn.Sequential(*layers, torch.nn.Linear(4, 1), torch.nn.Flatten(0))
+
+    states = []
+    for hooks in (None, Hooks({})):
+        out = tmp_path / str(hooks is None)
+        pipeline = ebmkit.compose(
+            copy.deepcopy(small), model=model(), **{"training.evaluate_every": 2}
+        )
+        pipeline.fit(out=out, hooks=hooks)
+        assert ebmkit.load(out, model=model()).evaluate() == pipeline.evaluate()
+        states.append(pipeline.model.state_dict())  # type: ignore[attr-defined]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
 def test_an_interrupt_ends_after_the_present_step(pipeline: ebmkit.Pipeline) -> None:
     class Stopping(Recording):
         @hookimpl
@@ -309,7 +331,7 @@ import attrs
 from attrs import field
 from attrs.validators import ge
 
-from ebmkit import Loss, hookimpl
+from ebmkit import Loss, Model, hookimpl
 
 
 @attrs.define(eq=False)
@@ -337,6 +359,41 @@ class Quiet:
         run.notices.append(self.notice)
 
 
+@attrs.define(eq=False)
+class Holding:
+    \"\"\"Holds the pipeline's model.\"\"\"
+
+    model: Model
+
+
+class Open:
+    \"\"\"Takes any option.\"\"\"
+
+    def __init__(self, first, **others):
+        self.others = others
+
+
+class Unfit:
+    \"\"\"Keeps what no file can hold.\"\"\"
+
+    def __init__(self, now):
+        pass
+
+    @hookimpl
+    def save_state(self):
+        return {"seen": {1, 2}}
+
+
+class Checking:
+    \"\"\"Fails where it looks at the pipeline.\"\"\"
+
+    def __init__(self, now):
+        pass
+
+    def check(self, pipeline):
+        raise ZeroDivisionError("no luck")
+
+
 plain = Quiet()
 """
 
@@ -344,7 +401,8 @@ plain = Quiet()
 class TestOptions:
     @pytest.fixture(autouse=True)
     def _installed(self, install: Any) -> None:
-        names = {"bell": "foo_h:Bell", "quiet": "foo_h:Quiet", "plain": "foo_h:plain"}
+        kinds = ("Bell", "Quiet", "Holding", "Open", "Unfit", "Checking")
+        names = {kind.lower(): f"foo_h:{kind}" for kind in kinds} | {"plain": "foo_h:plain"}
         install("foo-h", {"ebmkit.hooks": names}, {"foo_h.py": OPTIONS})
 
     def run(self, small: Any, **overrides: Any) -> Run:
@@ -399,6 +457,42 @@ class TestOptions:
         said = cli("validate", path)
         assert (said.code, len(said.errors)) == (2, 1)
         assert f"{path}:9: hooks.bell.word: expected a string" in said.errors[0]
+
+    def test_one_that_holds_the_model_draws_no_other_weights(self, small: Any) -> None:
+        pipelines = [ebmkit.compose(small, hooks=h) for h in ({}, {"holding": {}})]
+        one, other = (p.trainer.module for p in pipelines)
+        assert one is not None and other is not None
+        for a, b in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+        (hook,) = pipelines[1].hooks.values()
+        assert hook.model is pipelines[1].trainer.model  # type: ignore[attr-defined]
+
+    def test_options_without_names_of_their_own_are_in_the_resolved_spec(self, small: Any) -> None:
+        pipeline = ebmkit.compose(small, hooks={"open": {"first": 1, "more": [2]}})
+        assert pipeline.tables["hooks"]["open"] == {"first": 1, "more": [2]}
+
+    def test_one_plugin_under_two_names(self, small: Any) -> None:
+        twice = {"bell": {"at": 1}, "foo-h:bell": {"at": 2}}
+        with pytest.raises(ebmkit.SpecError, match="states foo-h:bell a second time"):
+            ebmkit.compose(copy.deepcopy(small) | {"hooks": twice})
+
+    def test_quoted_names_on_the_command_line(self, cli: Callable[..., Any]) -> None:
+        words = ["validate", "two-moons", "--set"]
+        assert cli(*words, 'hooks."foo-h:bell".at=2').code == 0
+        assert cli(*words, "hooks.'foo-h:bell'.at=0").errors == [
+            "hooks.foo-h:bell.at: 'at' must be >= 1: 0"
+        ]
+
+    def test_what_cannot_be_kept_names_the_plugin(self, small: Any, tmp_path: Path) -> None:
+        pipeline = ebmkit.compose(small, hooks={"unfit": {"now": 1}})
+        with pytest.raises(HookError, match=r"save_state of foo-h:unfit.*got set at /seen"):
+            pipeline.fit(out=tmp_path / "run", hooks=Hooks(pipeline.hooks))
+        status = json.loads((tmp_path / "run" / "status.json").read_text(encoding="utf-8"))
+        assert status["status"] == "failed"
+
+    def test_a_check_that_fails_names_the_plugin(self, small: Any) -> None:
+        with pytest.raises(HookError, match="check of hook plugin foo-h:checking raised Zero"):
+            ebmkit.compose(small, hooks={"checking": {"now": 1}})
 
     def test_a_blocked_one_is_not_to_be_had(self, cli: Callable[..., Any]) -> None:
         words = ["validate", "two-moons", "--set", "hooks.bell.at=2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -243,3 +244,82 @@ class TestMistakes:
         loss = ebmkit.create("loss", "cd", sampler={"use": "langevin", "step_size": 0.1})
         with pytest.raises(StoppingError, match="ContrastiveDivergence"):
             EarlyStopping(loss, 5).check(pipeline)
+
+
+def test_a_second_fit_goes_on_with_the_best_of_the_first() -> None:
+    pipeline = composed({"loss": Distance(7.0), "patience": 5, "every": 1})
+    fitted(pipeline)
+    assert (pipeline.step, weight(pipeline.model)) == (12, 7)
+    # The next validation finds nothing better, five steps and more after the best.
+    fitted(pipeline)
+    assert (pipeline.step, weight(pipeline.model)) == (13, 7)
+
+
+def test_schedules_do_not_move_what_is_validated() -> None:
+    """Of a model that stands still every validation has one value."""
+    falling = {"use": "linear", "start_value": 1.0, "end_value": 0.1}
+    pipeline = ebmkit.compose(
+        {
+            "model": {"use": "mlp", "hidden": [4]},
+            "loss": {"use": "dsm", "sigma": falling},
+            "dataset": Normal(),
+            "training": {
+                "steps": 20,
+                "batch_size": 8,
+                "data_noise": falling,
+                "optimizer": {"use": "sgd", "lr": 0.0},
+            },
+        }
+    )
+    values = set()
+    for _ in range(20):
+        pipeline.train_step()
+        values.add(pipeline.validate(pipeline.loss))
+    assert len(values) == 1
+
+
+def test_a_validation_that_is_not_finite_names_itself() -> None:
+    class Broken(Plain):
+        def __call__(self, model: Any, batch: Batch, draws: Any) -> Any:
+            return model.w * float("nan") if model.w > 2.5 else model.w, {}
+
+    pipeline = composed({"loss": Broken(), "patience": 9, "every": 1})
+    with pytest.raises(ebmkit.DivergenceError, match="validation after step 3: Broken"):
+        fitted(pipeline)
+
+
+def test_an_earlier_state_of_the_same_pipeline_can_be_loaded() -> None:
+    pipeline = composed({"loss": Distance(7.0), "patience": 5, "every": 1})
+    before = copy.deepcopy(pipeline.state_dict())
+    first = fitted(pipeline)
+    pipeline.load_state_dict(before)
+    assert pipeline.trainer.kept is None and pipeline.step == 0
+    assert fitted(pipeline).step == first.step
+    assert weight(pipeline.model) == 7
+
+
+def test_models_with_computed_weights_are_kept() -> None:
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.utils.spectral_norm(nn.Linear(2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x).squeeze(1)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Spectral()
+    stopping = {"loss": {"use": "dsm"}, "patience": 5, "every": 2}
+    pipeline = composed(stopping, model=model, loss={"use": "dsm"})
+    fitted(pipeline)
+    assert pipeline.trainer.kept is not None
+
+
+def test_rows_of_an_empty_batch_are_none() -> None:
+    class Empty(Normal):
+        n_samples = 100
+        validation_batch = Batch(torch.zeros(0, 2))
+
+    with pytest.raises(SpecError, match="keeps no rows apart"):
+        composed({"loss": Distance(1.0), "patience": 5}, dataset=Empty())

@@ -1,0 +1,67 @@
+"""A run: training steps, hooks at their times, and the directory that keeps it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ebmkit.hooks import Hooks, Run
+from ebmkit.objectives import evaluating
+
+if TYPE_CHECKING:
+    from ebmkit.pipeline import Pipeline
+    from ebmkit.rundir import RunDirectory
+
+
+def fit(pipeline: Pipeline, out: Path | None, *, force: bool, hooks: Hooks | None) -> Run:
+    """What ``Pipeline.fit`` does."""
+    from ebmkit.rundir import RunDirectory
+
+    pipeline.trainer.check_trainable()
+    directory = RunDirectory.create(out, pipeline, force=force) if out is not None else None
+    hooks = hooks if hooks is not None else Hooks.installed(stated=pipeline.hooks)
+    steps = pipeline.training.steps or 0
+    notices = [*pipeline.notices, *hooks.left_out]
+    run = Run(pipeline, directory.path if directory else None, steps, pipeline.step, notices)
+    pipeline.interrupted = False
+    error: BaseException | None = None
+    try:
+        with directory.watching(run, hooks) if directory else contextlib.nullcontext():
+            hooks.run_start(run)
+            hooks.load_state(run, pipeline.hook_states)
+            _train(run, hooks, directory)
+            pipeline.hook_states = hooks.save_state(run)
+            _evaluate(run, hooks, directory)
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        hooks.run_end(run, error)
+    return run
+
+
+def _train(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
+    pipeline = run.pipeline
+    training = pipeline.training
+    every = training.evaluate_every
+    while not run.ending:
+        metrics = pipeline.trainer.step()
+        run.step = pipeline.step
+        hooks.step_end(run, metrics)
+        if pipeline.interrupted:
+            raise KeyboardInterrupt
+        if directory and run.step % training.checkpoint_every == 0:
+            directory.save(run, hooks)
+        if every is not None and run.step % every == 0 and not run.ending:
+            _evaluate(run, hooks, directory)
+
+
+def _evaluate(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
+    numbers, data, samples = run.pipeline.judge()
+    result = {"step": run.step, **numbers}
+    if directory:
+        directory.write_evaluation(result)
+    # A picture of the model must not change what BatchNorm has seen.
+    with evaluating(run.pipeline.model):
+        hooks.evaluation_done(run, result, data, samples)

@@ -50,6 +50,7 @@ def _train(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
         run.step = pipeline.step
         hooks.step_end(run, metrics)
         if pipeline.interrupted:
+            pipeline.hook_states = hooks.save_state(run)
             raise KeyboardInterrupt
         if directory and run.step % training.checkpoint_every == 0:
             directory.save(run, hooks)

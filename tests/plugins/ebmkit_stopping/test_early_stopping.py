@@ -255,6 +255,20 @@ def test_a_second_fit_goes_on_with_the_best_of_the_first() -> None:
     assert (pipeline.step, weight(pipeline.model)) == (13, 7)
 
 
+def test_a_fit_that_was_interrupted_goes_on_with_its_best() -> None:
+    class Interrupting:
+        @ebmkit.hookimpl
+        def step_end(self, run: Run) -> None:
+            if run.step == 9:
+                run.pipeline.interrupt()
+
+    pipeline = composed({"loss": Distance(7.0), "patience": 5, "every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.fit(hooks=Hooks({**pipeline.hooks, "interrupting": Interrupting()}))
+    run = fitted(pipeline)
+    assert (run.step, weight(pipeline.model)) == (12, 7)
+
+
 def test_schedules_do_not_move_what_is_validated() -> None:
     """Of a model that stands still every validation has one value."""
     falling = {"use": "linear", "start_value": 1.0, "end_value": 0.1}

@@ -124,7 +124,7 @@ def _tree(path: str) -> ast.Module:
 
     try:
         return ast.parse(_text(path))
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # a null byte is the latter before Python 3.11.4
         return ast.parse("")
 
 

@@ -387,7 +387,7 @@ def set_temperature(model: Any) -> None:
 
 
 def set_activation(model: Any) -> None:
-    model.layers[1] = nn.Softplus()
+    model.layers[1] = nn.Sigmoid()  # without attributes, as nn.Tanh is
 
 
 def set_layers(model: Any) -> None:

@@ -147,6 +147,16 @@ def test_forms_without_a_rule_are_taken_the_slow_way(name: str, agree: Any, draw
     agree(Energy(SLOW[name]), draw(3, D), quiet=False)
 
 
+def test_where_is_as_wide_as_its_widest_part(draw: Any) -> None:
+    """Σ over four copies of ‖x‖²; nothing after ``where`` broadcasts what it left narrow."""
+    x = draw(3, D)
+    squares = lambda x: x.square().sum(1, keepdim=True)  # noqa: E731
+    energy = lambda x: torch.where(squares(x) >= 0, squares(x), torch.zeros(4).double()).sum(1)  # noqa: E731
+    taken = ebmkit.directional_derivatives(energy, x)
+    torch.testing.assert_close(taken.second, torch.full((3,), 8.0 * D).double())
+    torch.testing.assert_close(taken.first, 8 * x.T)
+
+
 def test_isin_is_no_sine_in_place(draw: Any) -> None:
     x = draw(3, D)
     energy = lambda x: (x * (1.0 + torch.isin(x.detach(), x.detach()[:, :1]))).square().sum(1)  # noqa: E731

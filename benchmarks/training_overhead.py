@@ -90,7 +90,12 @@ SPEC = {
     "sampler": {"use": "langevin", "step_size": EPSILON},
     "loss": {"use": "pcd", "k_steps": K_STEPS, "buffer_size": SLOTS},
     "dataset": None,
-    "training": {"steps": 10**6, "batch_size": BATCH, "optimizer": {"use": "adam", "lr": LR}},
+    "training": {
+        "steps": 10**6,
+        "batch_size": BATCH,
+        "optimizer": {"use": "adam", "lr": LR},
+        "compile": "off",  # the same operations one by one, as in the hand-written loop
+    },
 }
 
 

@@ -196,7 +196,8 @@ def test_too_many_shapes_run_eagerly_and_are_reported_once(traced_only: list[Any
     objective = auto(model)
     for rows in range(1, compiling.MOST_GRAPHS + 1):
         step(objective, POINTS[:rows])
-    eager = ebmkit.objective(MeanEnergy(), model, generator=seeded(), compile="off")
+    exact = ebmkit.create("loss", "sm")
+    eager = ebmkit.objective(exact, model, generator=seeded(), compile="off")
     with pytest.warns(ebmkit.CompileWarning, match="changed their shapes") as caught:
         outcomes = [step(objective, POINTS[:rows]) for rows in (10, 11, 10)]
     same(outcomes, [step(eager, POINTS[:rows]) for rows in (10, 11, 10)])
@@ -206,8 +207,8 @@ def test_too_many_shapes_run_eagerly_and_are_reported_once(traced_only: list[Any
 
 def auto(model: nn.Module, *, loss: Any = None) -> ebmkit.Objective:
     """An objective that would compile if it were only up to the number of steps."""
-    steps = 10**7
-    return ebmkit.objective(loss or MeanEnergy(), model, generator=seeded(), steps=steps)
+    loss = loss or ebmkit.create("loss", "sm")
+    return ebmkit.objective(loss, model, generator=seeded(), steps=10**7)
 
 
 def test_no_gradient_no_graph(traced_only: list[Any]) -> None:
@@ -232,7 +233,8 @@ def test_autocast_is_part_of_the_graph(traced_only: list[Any]) -> None:
 
 def test_auto_decides_by_the_steps_and_never_by_the_clock(traced_only: list[Any]) -> None:
     def decision(**options: Any) -> str:
-        objective = ebmkit.objective(MeanEnergy(), network(), generator=seeded(), **options)
+        loss = ebmkit.create("loss", "sm")
+        objective = ebmkit.objective(loss, network(), generator=seeded(), **options)
         step(objective)
         return objective.computation.decision
 
@@ -248,11 +250,22 @@ def test_auto_decides_by_the_steps_and_never_by_the_clock(traced_only: list[Any]
 def test_the_estimate_of_what_compiling_saves_grows_with_the_steps() -> None:
     model = network()
     batch = Batch(POINTS)
-    graph, _ = graphs.trace(MeanEnergy(), model, batch, Nothing())
+    exact = ebmkit.create("loss", "sm")
+    draws, _ = ebmkit.objective(exact, model, generator=seeded()).draw(batch)
+    graph, _ = graphs.trace(exact, model, batch, draws)
     worth = [not graphs.not_worth(graph, 10**power) for power in range(9)]
     assert worth == sorted(worth)
     assert worth[0] is False
     assert worth[-1] is True
+
+
+def test_a_loss_of_few_operations_is_never_worth_compiling(traced_only: list[Any]) -> None:
+    """Forward and backward of an energy alone, as in contrastive divergence: measured, they take a
+    little longer as a graph, whatever the length of the run."""
+    objective = auto(network(), loss=MeanEnergy())
+    step(objective)
+    assert objective.computation.decision == "eager: a compiled step would take no less time"
+    assert not traced_only
 
 
 class Impatient(MeanEnergy):

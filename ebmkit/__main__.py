@@ -18,10 +18,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     import click
 
     from ebmkit.cli import ebmkit
+    from ebmkit.cli._output import warnings_as_notices
     from ebmkit.errors import EbmkitError, UserError, out_of_memory
 
     try:
-        result = ebmkit.main(arguments, prog_name="ebmkit", standalone_mode=False)
+        with warnings_as_notices():
+            result = ebmkit.main(arguments, prog_name="ebmkit", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 2

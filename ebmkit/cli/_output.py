@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -32,3 +35,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def notice(line: str) -> None:
     """Say something that is not the command's result, on standard error."""
     click.echo(f"note: {line}", err=True)
+
+
+@contextmanager
+def warnings_as_notices() -> Iterator[None]:
+    """Say the warnings of ebmkit's classes as notices; others as Python says them."""
+    former = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if category.__module__.startswith("ebmkit"):
+            notice(str(message))
+        else:
+            former(message, category, *rest, **more)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

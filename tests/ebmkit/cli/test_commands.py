@@ -299,3 +299,15 @@ class TestCompletion:
             COMP_WORDS="ebmkit describe model m", COMP_CWORD="3",
         )  # fmt: skip
         assert done.stdout.strip() == "plain,mlp", done.stderr
+
+
+def test_warnings_are_said_in_the_words_of_the_command(
+    python: Callable[..., Any], tmp_path: Path
+) -> None:
+    settings = ("model.activation=relu", "training.steps=2", "evaluation.chain_steps=1")
+    words = [word for setting in settings for word in ("--set", setting)]
+    said = python("-m", "ebmkit", "train", "gaussian-mixture-sm", "--out", tmp_path / "run", *words)
+    assert said.returncode == 0
+    (line,) = [line for line in said.stderr.splitlines() if "relu" in line]
+    assert line.startswith("note: model MLP uses relu, whose slope jumps")
+    assert ".py" not in said.stderr

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ebmkit import clocks
-from ebmkit.errors import EbmkitError, HookError, Problem, UserError
+from ebmkit.errors import EbmkitError, PluginError, Problem, UserError
 from ebmkit.fields import is_scheduled
 from ebmkit.parameters import Parameter, members, parameters, protocol_of, validate
 from ebmkit.plan import Call, Planner, Shared
@@ -162,45 +162,33 @@ def judging_losses(
         places += [(f"{plan.path}.{f}", getattr(hooks[name], f, None)) for f in fields]
     for place, part in places:
         loss_schedules(planner, place, part, training)
-        takes_model(planner, place, part, model)
+        takes(planner, place, part, model)
 
 
 def parts_take_model(planner: Planner, sampler: Any, loss: Any, model: Any) -> None:
     """Loss and samplers can work with such a model."""
     for place, part in [("loss", loss), *_samplers(sampler, loss)]:
-        takes_model(planner, place, part, model)
+        takes(planner, place, part, model)
 
 
-def takes_model(planner: Planner, place: str, part: Any, model: Any) -> None:
-    """A part can work with such a model, by what its own ``check`` says."""
+def takes(planner: Planner, place: str, part: Any, given: Any) -> None:
+    """A part can work with such a model, or a hook plugin with such a pipeline, by what its own
+    ``check`` says."""
     check = getattr(part, "check", None)
     if check is None:
         return
     try:
-        check(model)
+        check(given)
     except UserError as error:
         planner.report(place, str(error))
-
-
-def hooks_take_pipeline(
-    planner: Planner, plans: Mapping[str, Call], hooks: Mapping[str, Any], pipeline: Any
-) -> None:
-    """Hook plugins that were stated can work with such a pipeline, by what their ``check`` says."""
-    for name, hook in hooks.items():
-        path = plans[name].path
-        check = getattr(hook, "check", None)
-        if check is None:
-            continue
-        try:
-            check(pipeline)
-        except UserError as error:
-            planner.report(path, str(error))
-        except EbmkitError:
-            raise
-        except Exception as error:
-            raise HookError(
-                f"check of hook plugin {name} raised {type(error).__name__}: {error}"
-            ) from error
+    except EbmkitError:
+        raise
+    except Exception as error:
+        kind = type(part)
+        raise PluginError(
+            f"{place}: check of {kind.__name__} (module {kind.__module__}) raised "
+            f"{type(error).__name__}: {error}; mend or update the plugin"
+        ) from error
 
 
 def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:

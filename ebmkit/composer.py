@@ -134,8 +134,6 @@ class _Composer:
                 call.arguments["steps"] = DEFAULT_STEPS
             training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
             builder.training_steps = training.steps
-        sampler: Any
-        loss: Any
         sampler, loss = (builder.shared(k) if planned else None for k in ("sampler", "loss"))
         evaluation = builder.build(sections["evaluation"]) if planned else None
         self._report(builder)
@@ -176,7 +174,8 @@ class _Composer:
             tables=self._resolved(plans, sections, hook_plans, optimizer),
             notices=tuple(self.notices),
         )
-        checks.hooks_take_pipeline(planner, hook_plans, hooks, pipeline)
+        for name, hook in hooks.items():
+            checks.takes(planner, hook_plans[name].path, hook, pipeline)
         self._raise()
         return pipeline
 

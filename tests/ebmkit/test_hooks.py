@@ -491,7 +491,8 @@ class TestOptions:
         assert status["status"] == "failed"
 
     def test_a_check_that_fails_names_the_plugin(self, small: Any) -> None:
-        with pytest.raises(HookError, match="check of hook plugin foo-h:checking raised Zero"):
+        words = r"hooks\.checking: check of Checking \(module foo_h\) raised Zero.*no luck"
+        with pytest.raises(PluginError, match=words):
             ebmkit.compose(small, hooks={"checking": {"now": 1}})
 
     def test_a_blocked_one_is_not_to_be_had(self, cli: Callable[..., Any]) -> None:

@@ -134,6 +134,7 @@ class _Composer:
                 call.arguments["steps"] = DEFAULT_STEPS
             training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
             builder.training_steps = training.steps
+        loss: Any
         sampler, loss = (builder.shared(k) if planned else None for k in ("sampler", "loss"))
         evaluation = builder.build(sections["evaluation"]) if planned else None
         self._report(builder)

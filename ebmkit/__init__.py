@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ebmkit.fields import whole as whole
     from ebmkit.hooks import Run as Run
     from ebmkit.hooks import hookimpl as hookimpl
+    from ebmkit.layers import offered as offered
     from ebmkit.loading import load as load
     from ebmkit.objectives import LossOutput as LossOutput
     from ebmkit.objectives import Objective as Objective
@@ -92,6 +93,7 @@ _HOME = {
     ),
     "ebmkit.fields": ("doc", "finite", "generator_or_new", "is_scheduled", "scheduled", "whole"),
     "ebmkit.hooks": ("Run", "hookimpl"),
+    "ebmkit.layers": ("offered",),
     "ebmkit.objectives": ("LossOutput", "Objective", "bind", "objective"),
     "ebmkit.pipeline": ("Pipeline",),
     "ebmkit.protocols": (

@@ -43,15 +43,30 @@ def cut_complaint(schedule: Scheduler, steps: int) -> str:
 
 
 def scheduled_names(sampler: object) -> tuple[str, ...]:
-    """The sampler's scheduled parameters: the keywords of its ``step`` that are fields of it."""
+    """The sampler's scheduled parameters: the keywords of its ``step`` that are fields of it, and
+    where that takes any keyword, those of the sampler in its field ``sampler``."""
     kind: Any = type(sampler)
-    return _keywords(kind)
+    own, passes_on = _keywords(kind)
+    inner = getattr(sampler, "sampler", None) if passes_on else None
+    return own if inner is None else (*own, *(n for n in scheduled_names(inner) if n not in own))
+
+
+def scheduled_value(sampler: object, name: str) -> Any:
+    """A scheduled parameter as its sampler, or the one inside it, states it."""
+    kind: Any = type(sampler)
+    if name in _keywords(kind)[0]:
+        return getattr(sampler, name)
+    return scheduled_value(getattr(sampler, "sampler"), name)  # noqa: B009
 
 
 @functools.cache
-def _keywords(kind: Any) -> tuple[str, ...]:
+def _keywords(kind: Any) -> tuple[tuple[str, ...], bool]:
+    """The keywords of a sampler's ``step``, and whether it takes others too."""
     found = inspect.signature(kind.step).parameters.values()
-    return tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY)
+    return (
+        tuple(p.name for p in found if p.kind is p.KEYWORD_ONLY),
+        any(p.kind is p.VAR_KEYWORD for p in found),
+    )
 
 
 def schedules(
@@ -60,7 +75,7 @@ def schedules(
     """The schedules of a sampler's parameters, each with what is wrong with it, if anything."""
     found = []
     for name in scheduled_names(sampler) if sampler is not None else ():
-        schedule = getattr(sampler, name)
+        schedule = scheduled_value(sampler, name)
         if not is_scheduled(schedule):
             continue
         total = k_steps if clock_of(schedule) == "chain" else training_steps
@@ -80,7 +95,7 @@ def values_at(sampler: object, steps: int, training_step: int) -> Callable[[int]
     constant: dict[str, float] = {}
     moving: dict[str, Scheduler] = {}
     for name in scheduled_names(sampler):
-        value = getattr(sampler, name)
+        value = scheduled_value(sampler, name)
         if not is_scheduled(value):
             constant[name] = value
         elif clock_of(value) == "training":

@@ -18,6 +18,19 @@ def module_of(energy: Any) -> nn.Module | None:
     return energy if isinstance(energy, nn.Module) else None
 
 
+def offered(energy: Any, name: str) -> Any:
+    """What an energy offers beside its call, as ``sweep``, with the condition bound that is bound to
+    the energy; None where it offers nothing of that name."""
+    bound: dict[str, Any] = {}
+    while isinstance(energy, functools.partial):
+        if energy.args:
+            return None
+        bound = {**energy.keywords, **bound}
+        energy = energy.func
+    value = getattr(energy, name, None)
+    return functools.partial(value, **bound) if bound and callable(value) else value
+
+
 def energy_name(energy: Any) -> str:
     """``model MLP``, or ``energy f`` for a function."""
     module = module_of(energy)

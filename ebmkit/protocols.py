@@ -37,7 +37,14 @@ class Model(Protocol):
 
     Any ``nn.Module`` or callable ``(batch, *event) -> (batch,)`` is a model; only one that takes a
     condition needs the second argument. A conditional model says so with an attribute
-    ``conditional = True``.
+    ``conditional = True``, one of discrete states with ``discrete = True``.
+
+    Optional, each with the model's condition as a further argument where it takes one:
+    ``energy_and_gradient(x)`` returns E(x) (batch,) and ∇ₓE(x) (batch, *event) by a formula, or None
+    where the formula does not hold; ``log_partition()`` returns log Z, without dimensions, where it
+    is known; ``sweep(x, uniforms)`` returns states (batch, *event) after one Gibbs sweep over all
+    variables by numbers (batch, ``n_uniforms``) uniform in [0, 1); ``bridge(inverse_temperature,
+    base)`` returns an energy between ``base`` at 0 and the model at 1.
     """
 
     def __call__(self, x: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
@@ -49,17 +56,25 @@ class Model(Protocol):
 class Sampler(Protocol):
     """A Markov chain on points, written as one step.
 
-    The state is a NamedTuple of tensors with a field ``x`` (batch, *event). ``draw`` is the only
-    place of randomness; ``step`` is a pure function of its arguments.
+    The state is a NamedTuple of tensors, or of NamedTuples of such, with a field ``x`` (batch, *event).
+    A tensor whose first dimension is the batch holds a row for each chain; any other belongs to all
+    chains together. ``draw`` is the only place of randomness, and reads of the state no more than
+    shapes, dtypes and devices, for the numbers of many steps are drawn at once. ``step`` is a pure
+    function of its arguments.
 
     A field typed ``float | Scheduler`` is a *scheduled parameter*: ``step`` takes it as a keyword of
-    the same name and is given its value at the chain's or the training's present step.
+    the same name and is given its value at the chain's or the training's present step, as a number or
+    as a tensor without dimensions: compute with operators rather than with ``math``. A sampler that
+    moves chains by another one in its field ``sampler`` takes that one's as ``**keywords``.
 
     Optional: ``restart(state, energy, x)`` returns a state for new chains at ``x`` that keeps what
     ``state`` has adapted (a step size, a mass matrix); without it new chains start from ``init``.
-    ``check(energy)`` raises ``UserError`` where such an energy cannot be sampled; a pipeline calls it
-    once the model is built, before the first step.
-    A sampler of discrete states says so with an attribute ``discrete = True``.
+    ``tune(state, energy)`` returns the state with what can only be adapted now and then; it is called
+    a few times along a warm-up. ``settle(state)`` returns the state with its adaptation ended; it is
+    called at the end of a warm-up. ``check(energy)`` raises ``UserError`` where such an energy cannot
+    be sampled; a pipeline calls it once the model is built, before the first step.
+    A sampler of discrete states says so with an attribute ``discrete = True``. One whose steps depend
+    on values in such a way that they cannot be traced into a graph says ``traceable = False``.
     """
 
     def init(self, energy: Energy, x: Tensor) -> State:

@@ -1,0 +1,1 @@
+"""Samplers driven by Hamiltonian dynamics."""

@@ -1,0 +1,1 @@
+"""Samplers that exchange states between temperatures."""

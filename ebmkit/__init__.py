@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ebmkit.clocks import clock_of as clock_of
     from ebmkit.clocks import length_of as length_of
     from ebmkit.clocks import spread as spread
-    from ebmkit.compiling import CompileWarning as CompileWarning
     from ebmkit.composer import compose as compose
     from ebmkit.composer import create as create
     from ebmkit.errors import CompileError as CompileError
@@ -47,6 +46,8 @@ if TYPE_CHECKING:
     from ebmkit.hooks import hookimpl as hookimpl
     from ebmkit.layers import offered as offered
     from ebmkit.loading import load as load
+    from ebmkit.lowering import CompileWarning as CompileWarning
+    from ebmkit.lowering import tracing as tracing
     from ebmkit.objectives import LossOutput as LossOutput
     from ebmkit.objectives import Objective as Objective
     from ebmkit.objectives import bind as bind
@@ -76,8 +77,7 @@ _HOME = {
     ),
     "ebmkit.chains": ("Chain", "run_chain", "sample"),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
-    "ebmkit.compiling": ("CompileWarning",),
-    "ebmkit.graphs": ("tracing",),
+    "ebmkit.lowering": ("CompileWarning", "tracing"),
     "ebmkit.composer": ("compose", "create"),
     "ebmkit.errors": (
         "CompileError",

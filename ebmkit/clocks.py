@@ -86,6 +86,11 @@ def schedules(
     return found
 
 
+def moving_names(sampler: object) -> tuple[str, ...]:
+    """The scheduled parameters that hold a schedule."""
+    return tuple(n for n in scheduled_names(sampler) if is_scheduled(scheduled_value(sampler, n)))
+
+
 def values_at(sampler: object, steps: int, training_step: int) -> Callable[[int], dict[str, float]]:
     """The scheduled parameters' values, as a function of the chain's step.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -11,11 +10,20 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils import _pytree as pytree
 
 from ebmkit.errors import CompileError, UserError
-from ebmkit.graphs import Unsuitable, not_worth, tensors_of, trace
-from ebmkit.layers import layer_name
+from ebmkit.graphs import not_worth, tensors_of, trace
+from ebmkit.lowering import (
+    CompileWarning,
+    Unsuitable,
+    compiled,
+    complaint,
+    facts,
+    layout,
+    quietly,
+    surroundings,
+    without_autocast,
+)
 from ebmkit.protocols import Batch, Loss, Metrics, Model
 
 Compile: TypeAlias = Literal["auto", "on", "off"]
@@ -25,10 +33,6 @@ MOST_GRAPHS = 4
 """Graphs an objective keeps: one for each shape of batch and draws, and each mode of the model."""
 FEWEST_STEPS = 1000
 """Runs shorter than this are not even looked at: tracing alone costs seconds."""
-
-
-class CompileWarning(UserWarning):
-    """A loss that runs eagerly because it could not be compiled."""
 
 
 @attrs.frozen
@@ -84,7 +88,7 @@ class CompiledLoss:
         self, graph: _Graph, model: nn.Module, batch: Batch, draws: Any
     ) -> tuple[Tensor, Metrics]:
         tensors = tensors_of(model)
-        with torch.no_grad(), _without_autocast(batch.x.device.type):
+        with torch.no_grad(), without_autocast(batch.x.device.type):
             loss, metrics, gradients = graph.run(tensors, batch, draws)
         parameters = [tensors[name] for name in graph.trained]
         return _WithGradients.apply(loss, gradients, *parameters), metrics  # type: ignore[no-untyped-call]
@@ -100,10 +104,8 @@ class CompiledLoss:
             if self.mode == "auto" and (why := not_worth(traced, self.steps or 0)):
                 self.decision = f"eager: {why}"
                 return None
-            graph = _Graph(_compiled(traced), trained)
-            with warnings.catch_warnings():
-                # The compiler's own use of what torch has deprecated is nothing to the user.
-                warnings.simplefilter("ignore", DeprecationWarning)
+            graph = _Graph(compiled(traced), trained)
+            with quietly():
                 self._run(graph, self.model, batch, draws)  # compiling happens in the first call
         except UserError:
             raise
@@ -111,11 +113,7 @@ class CompiledLoss:
             self._refuse(str(reason))
             return None
         except Exception as error:
-            where = layer_name(error.__traceback__, self.model)
-            # torch's first line may only say that more lines follow.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
-            self._refuse(f"{where}: {type(error).__name__}: {said}")
+            self._refuse(complaint(error, self.model))
             return None
         self.decision = "compiled"
         return graph
@@ -137,20 +135,6 @@ class CompiledLoss:
         )
 
 
-def _without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
-    """A graph holds autocast's conversions already."""
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
-
-
-def _compiled(graph: torch.fx.GraphModule) -> Callable[..., Any]:
-    # What torch would check before each call is in the key that the graph is found by.
-    unguarded: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
-    # The method and not the module, whose call takes a detour through its hooks.
-    return torch.compile(graph.forward, fullgraph=True, dynamic=False, options=unguarded)
-
-
 class _WithGradients(torch.autograd.Function):
     """A loss that comes with its gradient: backward has nothing left to compute."""
 
@@ -167,33 +151,4 @@ class _WithGradients(torch.autograd.Function):
 
 def _key(model: nn.Module, batch: Batch, draws: Any) -> Any:
     """What a graph is good for; anything else needs another."""
-    leaves, structure = pytree.tree_flatten((batch, draws))
-    device = batch.x.device.type
-    cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-    return (
-        structure,
-        tuple(
-            (x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves
-        ),
-        tuple(map(_facts, model.modules())),
-        torch.are_deterministic_algorithms_enabled(),
-        cast,
-    )
-
-
-def _facts(module: nn.Module) -> tuple[Any, ...]:
-    """What a graph has followed of a module's own: its class, its plain attributes, which its code may
-    branch on, and the layout of its tensors."""
-    facts: list[Any] = [type(module)]
-    attributes = vars(module)
-    for name, value in attributes.items():
-        if name[0] != "_" and isinstance(value, _PLAIN):
-            facts += (name, value)
-    for tensors in (attributes["_parameters"], attributes["_buffers"]):
-        for name, x in tensors.items():
-            if x is not None:
-                facts += (name, x.requires_grad, x.dtype, x.device, x.shape, x.stride())
-    return tuple(facts)
-
-
-_PLAIN = (bool, int, float, str, type(None))
+    return layout((batch, draws)), facts(model), surroundings(batch.x.device.type)

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from ebmkit.lowering import Unsuitable, made_graph
 from ebmkit.protocols import Batch, Loss, Metrics
 
 # What the estimate of `auto` is made of, as measured on two cores of a server; it need only be right
 # within a factor of two, and never depends on the clock, so that a run repeated is the same run.
-_SECONDS_A_CALL = 5e-6
-_BYTES_A_SECOND = 2e10
+SECONDS_A_CALL = 5e-6
+BYTES_A_SECOND = 2e10
 _SECONDS_AROUND = 2.5e-4
 """What finding and calling a graph, and handing its gradients over, takes itself."""
 _COMPILE_SECONDS = 20.0
 _COMPILE_SECONDS_A_CALL = 0.05
-_VIEWS = {
+# A chain's step is less than a loss and its gradient: what is saved is less too, and so is the cost.
+_SECONDS_A_STEP_CALL = 1.5e-6
+_STEP_BYTES_A_SECOND = 4e10
+_STEP_COMPILE_SECONDS = 10.0
+_STEP_COMPILE_SECONDS_A_CALL = 0.04
+VIEWS = {
     *("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze"),
     *("t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias"),
 }
-_PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm"}
-
-_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
-
-
-class Unsuitable(Exception):  # noqa: N818
-    """Why a loss is not compiled, where that is nobody's mistake."""
-
-
-def tracing() -> bool:
-    """Whether code is being traced into a graph, so that it must not branch on values of tensors."""
-    return _tracing.get() or torch.compiler.is_compiling()
+PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm"}
 
 
 class _Whole(nn.Module):
@@ -60,13 +53,11 @@ def trace(
     loss: Loss, model: nn.Module, batch: Batch, draws: Any
 ) -> tuple[torch.fx.GraphModule, tuple[str, ...]]:
     """The loss, its metrics and its gradient as one graph of plain operations."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     whole = _Whole(loss, model)
     whole.training = model.training
     trained = tuple(f"model.{n}" for n, p in model.named_parameters() if p.requires_grad)
     buffers = tuple(f"model.{n}" for n, _ in model.named_buffers())
-    places = _places(whole)
+    places = places_of(whole)
     reached: dict[str, Tensor] = {}
     if not trained:
         raise Unsuitable("the model has no parameters to train")
@@ -90,14 +81,11 @@ def trace(
         reached.update({n: g for n, g in zip(trained, gradients, strict=True) if g is not None})
         return value.detach(), {n: m.detach() for n, m in metrics.items()}, list(reached.values())
 
-    with _while_tracing():
-        graph = make_fx(joint, tracing_mode="fake")(tensors_of(model), batch, draws)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+    graph = made_graph(joint, tensors_of(model), batch, draws)
     return graph, tuple(reached)
 
 
-def _places(whole: nn.Module) -> dict[str, str]:
+def places_of(whole: nn.Module) -> dict[str, str]:
     """Where each tensor sits, and the name it goes by: a tied one sits in several places.
 
     A module that is used twice under two names is one place. torch's own untying takes it for two,
@@ -114,13 +102,40 @@ def _places(whole: nn.Module) -> dict[str, str]:
     return places
 
 
-@contextmanager
-def _while_tracing() -> Iterator[None]:
-    token = _tracing.set(True)
-    try:
-        yield
-    finally:
-        _tracing.reset(token)
+class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations of a step while it is taken, and what they write."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls = 0
+        """Operations, views not counted."""
+        self.computed = 0
+        """Those of them that are no matrix products, which a compiler leaves as they are."""
+        self.traffic = 0
+        """Bytes that those write."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "_opname", "")
+        if name not in VIEWS:
+            self.calls += 1
+            if name not in PRODUCTS:
+                self.computed += 1
+                written = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+                self.traffic += sum(t.numel() * t.element_size() for t in written)
+        return result
+
+    def not_worth(self, steps: int, length: int) -> str:
+        """Why compiling so many of the steps into one graph would not pay; empty where it would."""
+        a_step = self.computed * _SECONDS_A_STEP_CALL + self.traffic / _STEP_BYTES_A_SECOND
+        saved = steps * a_step
+        cost = _STEP_COMPILE_SECONDS + _STEP_COMPILE_SECONDS_A_CALL * self.calls * length
+        if saved > cost:
+            return ""
+        return (
+            f"{steps} steps would save about {saved:.2g} s and compiling takes about "
+            f"{math.ceil(cost)} s"
+        )
 
 
 def not_worth(graph: torch.fx.GraphModule, steps: int) -> str:
@@ -135,10 +150,10 @@ def not_worth(graph: torch.fx.GraphModule, steps: int) -> str:
         if node.op != "call_function" or not results:
             continue
         calls += 1
-        if getattr(node.target, "_opname", "") not in _VIEWS | _PRODUCTS:
+        if getattr(node.target, "_opname", "") not in VIEWS | PRODUCTS:
             computed += 1
             traffic += sum(t.numel() * t.element_size() for t in results)
-    a_step = computed * _SECONDS_A_CALL + traffic / _BYTES_A_SECOND - _SECONDS_AROUND
+    a_step = computed * SECONDS_A_CALL + traffic / BYTES_A_SECOND - _SECONDS_AROUND
     if a_step <= 0:
         return "a compiled step would take no less time"
     saved, cost = steps * a_step, _COMPILE_SECONDS + _COMPILE_SECONDS_A_CALL * calls

@@ -18,16 +18,20 @@ def module_of(energy: Any) -> nn.Module | None:
     return energy if isinstance(energy, nn.Module) else None
 
 
+def unbound(energy: Any) -> tuple[Any, dict[str, Any]]:
+    """An energy without what is bound to it by name, and that."""
+    bound: dict[str, Any] = {}
+    while isinstance(energy, functools.partial) and not energy.args:
+        bound = {**energy.keywords, **bound}
+        energy = energy.func
+    return energy, bound
+
+
 def offered(energy: Any, name: str) -> Any:
     """What an energy offers beside its call, as ``sweep``, with the condition bound that is bound to
     the energy; None where it offers nothing of that name."""
-    bound: dict[str, Any] = {}
-    while isinstance(energy, functools.partial):
-        if energy.args:
-            return None
-        bound = {**energy.keywords, **bound}
-        energy = energy.func
-    value = getattr(energy, name, None)
+    inner, bound = unbound(energy)
+    value = getattr(inner, name, None)
     return functools.partial(value, **bound) if bound and callable(value) else value
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,6 +13,7 @@ from ebmkit.compiling import Compile, CompiledLoss
 from ebmkit.data import as_batch
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
+from ebmkit.holding import evaluating
 from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
 
 
@@ -122,21 +121,6 @@ def conditional(model: Model) -> bool:
         return "condition" in inspect.signature(called).parameters
     except (TypeError, ValueError):
         return False
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode for a while, so that chains change no BatchNorm statistics; every submodule
-    is left in the mode in which it was."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    # Past nn.Module's own __setattr__, which takes as long as a small layer.
-    for module in training:
-        object.__setattr__(module, "training", False)
-    try:
-        yield
-    finally:
-        for module in training:
-            object.__setattr__(module, "training", True)
 
 
 def probe(

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmkit.chains import run_chain, starts_among, starts_around
+from ebmkit.chains import run_chain
+from ebmkit.chains.starts import starts_among, starts_around
 from ebmkit.data import Feed, to_judge, to_validate, with_noise
 from ebmkit.errors import DivergenceError, UserError
 from ebmkit.evaluation import judge, loss_on
+from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
-from ebmkit.objectives import Objective, bind, conditional, evaluating
+from ebmkit.objectives import Objective, bind, conditional
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Dataset, Loss, Metrics, Model, Sampler, Scheduler
 from ebmkit.running import fit

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
-from ebmkit.objectives import evaluating
 
 if TYPE_CHECKING:
     from ebmkit.pipeline import Pipeline

@@ -21,7 +21,7 @@ from ebmkit.calculus.jet import (
     shared,
     values,
 )
-from ebmkit.graphs import tracing
+from ebmkit.lowering import tracing
 
 # Linear in the one jet that they are given; what else they take are sizes, axes and indices.
 _LINEAR: dict[str, Callable[..., Any]] = {

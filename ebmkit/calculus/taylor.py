@@ -16,8 +16,8 @@ from ebmkit.calculus.fallback import forward_over_reverse
 from ebmkit.calculus.jet import Jet, NoRuleError, RandomError
 from ebmkit.calculus.kinks import noticing
 from ebmkit.errors import EnergyError
-from ebmkit.graphs import Unsuitable, tracing
 from ebmkit.layers import energy_name, layer_name, module_of
+from ebmkit.lowering import Unsuitable, tracing
 from ebmkit.protocols import Energy
 
 MEMORY_BUDGET = 512 * 2**20

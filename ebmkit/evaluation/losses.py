@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ebmkit.objectives import Objective, evaluating
+from ebmkit.holding import evaluating
+from ebmkit.objectives import Objective
 from ebmkit.protocols import Batch, Loss, Model
 
 

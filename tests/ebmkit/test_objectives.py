@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import ebmkit
-from ebmkit.objectives import bind, conditional, evaluating, probe
+from ebmkit.holding import evaluating
+from ebmkit.objectives import bind, conditional, probe
 
 
 class Nothing(NamedTuple):

@@ -1,0 +1,88 @@
+"""How chains are run: whether compiled, and what becomes of those that diverge.
+
+A loss asks for chains by ``run_chain`` and knows nothing of this: what holds around it, in a training
+run or a call of ``sample``, is found here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import torch
+from attrs.validators import in_
+from torch import Tensor
+
+from ebmkit.lowering import CompileWarning
+
+CompileChains: TypeAlias = Literal["auto", "off", "step", "chunk"]
+COMPILE: tuple[CompileChains, ...] = ("auto", "off", "step", "chunk")
+OnDivergence: TypeAlias = Literal["stop", "restart", "freeze"]
+ON_DIVERGENCE: tuple[OnDivergence, ...] = ("stop", "restart", "freeze")
+
+Starts: TypeAlias = Callable[[int, torch.Generator], Tensor]
+"""(chains, generator) -> as many points (chains, *event) for chains to start at anew."""
+
+
+@attrs.define(eq=False)
+class Conduct:
+    """How the chains of a run are conducted, and what has become of them so far."""
+
+    compile: CompileChains = attrs.field(default="off", validator=in_(COMPILE))
+    on_divergence: OnDivergence = attrs.field(default="stop", validator=in_(ON_DIVERGENCE))
+    starts: Starts | None = None
+    """Where chains restart; where None, at starts of the same chains."""
+    runs: int = 1
+    """How many runs of chains there will be in all, for what pays."""
+    decision: str = ""
+    """How chains are computed, and why; empty before the first."""
+    warned: bool = False
+    restarted: Tensor | None = None
+    """Restarts so far, without dimensions; None before the first run of chains."""
+    frozen: Tensor | None = None
+    """Chains that were held still so far, counted once a run of chains, without dimensions."""
+    eager: set[Any] = attrs.field(factory=set)
+    """Runs of chains that were found not to be compiled."""
+
+    def count(self, restarted: Tensor, frozen: Tensor) -> None:
+        self.restarted = restarted if self.restarted is None else self.restarted + restarted
+        self.frozen = frozen if self.frozen is None else self.frozen + frozen
+
+    def counts(self) -> dict[str, int]:
+        """The chains that diverged so far, by what became of them; waits for the device."""
+        named = {"chains_restarted": self.restarted, "chains_frozen": self.frozen}
+        return {name: int(count) for name, count in named.items() if count is not None}
+
+    def refuse(self, what: str, why: str) -> None:
+        """Chains run eagerly, and that is said once."""
+        self.decision = f"eager: {why}"
+        if not self.warned:
+            self.warned = True
+            warnings.warn(
+                f"chains of {what} run eagerly, for they cannot be compiled: {why}; "
+                'compile = "off" says so at once',
+                CompileWarning,
+                stacklevel=2,
+            )
+
+
+_around: ContextVar[Conduct | None] = ContextVar("conduct", default=None)
+
+
+def present() -> Conduct:
+    """The conduct that holds here; one of plain eager chains that stop where none was set."""
+    return _around.get() or Conduct()
+
+
+@contextmanager
+def conducted(conduct: Conduct) -> Iterator[Conduct]:
+    """Chains are run by ``conduct`` for a while."""
+    token = _around.set(conduct)
+    try:
+        yield conduct
+    finally:
+        _around.reset(token)

@@ -1,0 +1,70 @@
+"""Which chains are still finite, and what becomes of those that are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ebmkit.errors import DivergenceError
+from ebmkit.protocols import Energy, Sampler, State
+
+
+def bad_rows(state: State) -> Tensor:
+    """Whether anything of a chain's state is not finite, (batch,).
+
+    Not the points alone: a chain at an energy or a force that is not finite never moves again.
+    """
+    chains = len(state.x)
+    rows = [
+        ~tensor.isfinite() if tensor.ndim == 1 else ~tensor.isfinite().flatten(1).all(1)
+        for tensor in pytree.tree_leaves(state)
+        if _by_chain(tensor, chains) and (tensor.is_floating_point() or tensor.is_complex())
+    ]
+    bad: Tensor = state.x.new_zeros(chains, dtype=torch.bool)
+    for row in rows:
+        bad = bad | row
+    return bad
+
+
+def held_back(before: State, after: State, bad: Tensor) -> tuple[State, Tensor]:
+    """The state after a step, with chains that are bad, or have just become so, as they were before
+    it; and which those are. Nothing waits for the device."""
+    bad = bad | bad_rows(after)
+    return where_rows(bad, before, after), bad
+
+
+def where_rows(mask: Tensor, chosen: State, other: State) -> State:
+    """``chosen`` for the chains of the mask and ``other`` for the rest; what belongs to all chains
+    together is of ``other``."""
+    chains = len(mask)
+
+    def pick(one: Any, two: Any) -> Any:
+        if not _by_chain(two, chains):
+            return two
+        return torch.where(mask.view(-1, *[1] * (two.ndim - 1)), one, two)
+
+    return pytree.tree_map(pick, chosen, other)
+
+
+def diverged(bad: Tensor, sampler: Sampler, steps: int, *, more: str = "") -> DivergenceError:
+    """The error that says how many chains are bad."""
+    count = int(bad.sum())
+    return DivergenceError(
+        f"{type(sampler).__name__}: {count} of {len(bad)} chains are not finite after {steps} steps"
+        f"{more}; a smaller step_size, or more regularisation of the energy, keeps chains finite",
+        chains=count,
+    )
+
+
+def anew(sampler: Sampler, energy: Energy, state: State, x: Tensor) -> State:
+    """State of new chains at x, with what ``state`` has adapted where the sampler can carry it."""
+    restart = getattr(sampler, "restart", None)
+    fresh: State = sampler.init(energy, x) if restart is None else restart(state, energy, x)
+    return fresh
+
+
+def _by_chain(value: Any, chains: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == chains

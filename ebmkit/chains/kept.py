@@ -1,0 +1,74 @@
+"""What is kept of the points along a run of chains."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+import torch
+from torch import Tensor
+
+from ebmkit.chains.steps import Stretch
+
+
+class Moments(NamedTuple):
+    """Each chain's mean and variance over the kept steps: all steps' worth in the memory of one."""
+
+    n: int
+    mean: Tensor
+    """(batch, *event)"""
+    squares: Tensor
+    """Sum of squared differences from the mean, (batch, *event)."""
+
+    @property
+    def variance(self) -> Tensor:
+        """Of one chain's points, (batch, *event); NaN for fewer than two."""
+        return self.squares / (self.n - 1) if self.n > 1 else self.squares * torch.nan
+
+    def and_with(self, x: Tensor) -> Moments:
+        """With further points (kept, batch, *event)."""
+        added = len(x)
+        if not added:
+            return self
+        mean = x.mean(0)
+        squares = (x - mean).square().sum(0)
+        total, away = self.n + added, mean - self.mean
+        return Moments(
+            total,
+            self.mean + away * (added / total),
+            self.squares + squares + away.square() * (self.n * added / total),
+        )
+
+
+@attrs.define
+class Kept:
+    """What is kept of the points along a run."""
+
+    trajectory: bool
+    trace: tuple[str, ...]
+    wants_moments: bool
+    thin: int
+    points: list[Tensor] = attrs.field(factory=list)
+    traces: dict[str, list[Tensor]] = attrs.field(factory=dict)
+    moments: Moments | None = None
+    steps: int = 0
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        return ("x", *self.trace) if self.trajectory or self.wants_moments else self.trace
+
+    def add(self, stretch: Stretch, n: int) -> None:
+        due = [i for i in range(n) if (self.steps + i + 1) % self.thin == 0]
+        self.steps += n
+        if not self.watch or not due:
+            return
+        for name in self.trace:
+            self.traces.setdefault(name, []).extend(stretch.watched[name][i] for i in due)
+        points = [stretch.watched["x"][i] for i in due] if "x" in stretch.watched else []
+        if self.trajectory:
+            self.points += points
+        if self.wants_moments:
+            known = self.moments or Moments(
+                0, torch.zeros_like(points[0]), torch.zeros_like(points[0])
+            )
+            self.moments = known.and_with(torch.stack(points))

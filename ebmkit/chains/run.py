@@ -1,0 +1,209 @@
+"""One run of chains: warm-up, stretches of steps, the guard between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ebmkit.chains.conduct import Conduct
+from ebmkit.chains.guard import anew, bad_rows, diverged, where_rows
+from ebmkit.chains.kept import Kept, Moments
+from ebmkit.chains.stepping import Stepper
+from ebmkit.chains.steps import Stretch
+from ebmkit.protocols import Energy, Metrics, Sampler, State
+
+Progress = Callable[[int, int], object]
+"""(steps done, steps in all), called between steps."""
+
+CHECK_EVERY = 100
+"""Steps after which chains that are to stop the run are looked for: looking waits for the device."""
+TUNINGS = 6
+"""How often a sampler is tuned along a warm-up, at lengths that double."""
+AHEAD_BYTES = 2**26
+"""Random numbers drawn ahead take up no more than this, or one step's."""
+_TRIES = 10
+
+
+class Chain(NamedTuple):
+    """What a run of chains leaves behind."""
+
+    state: State
+    """The sampler's last state."""
+    metrics: Metrics
+    """Each metric's mean over the steps after the warm-up; ``chains_restarted`` and ``chains_frozen``
+    are counts of the whole run, and there where the guard's policy is not to stop."""
+    trajectory: Tensor | None = None
+    """(kept, batch, *event), or None where it was not asked for."""
+    traces: dict[str, Tensor] | None = None
+    """Fields of the state that were asked for, (kept, batch)."""
+    moments: Moments | None = None
+    """None where they were not asked for."""
+    bad: Tensor | None = None
+    """Chains that are held still because their next step was not finite, (batch,); None where the
+    guard's policy is to stop."""
+    steps: int = 0
+    """Steps done, warm-up not counted."""
+
+    @property
+    def x(self) -> Tensor:
+        """The last points (batch, *event)."""
+        x: Tensor = self.state.x
+        return x
+
+
+class ChainInterrupt(KeyboardInterrupt):
+    """An interrupt while chains ran; ``chain`` is what they had got to."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        super().__init__(f"chains interrupted after {chain.steps} steps")
+
+
+@attrs.define
+class Run:
+    """One run of chains."""
+
+    sampler: Sampler
+    energy: Energy
+    generator: torch.Generator
+    conduct: Conduct
+    stepper: Stepper
+    values: Callable[[int], dict[str, float]]
+    kept: Kept
+    progress: Progress | None
+    total: int
+    state: State = None
+    done: int = 0
+    bad: Tensor | None = None
+    restarted: Tensor | None = None
+    totals: dict[str, Tensor] = attrs.field(factory=dict)
+
+    def through(
+        self, x: Tensor, previous: State | None, state: State | None, warm_up: int, steps: int
+    ) -> Chain:
+        if state is not None:
+            self.state = state
+        elif previous is not None:
+            self.state = anew(self.sampler, self.energy, previous, x)
+        else:
+            self.state = self.sampler.init(self.energy, x)
+        if self.conduct.on_divergence != "stop":
+            self.bad = bad_rows(self.state)
+            self.restarted = torch.zeros((), dtype=torch.long, device=x.device)
+        try:
+            if warm_up:
+                self._warm_up(warm_up)
+                self.totals.clear()
+            for stretch, n in self._stretches(steps):
+                self.kept.add(stretch, n)
+        except KeyboardInterrupt as interrupt:
+            raise ChainInterrupt(self._chain()) from interrupt
+        return self._chain()
+
+    def _warm_up(self, steps: int) -> None:
+        tune = getattr(self.sampler, "tune", None)
+        *tuned, last = _windows(steps) if tune is not None else [steps]
+        for length in tuned:
+            self._advance(length)
+            self.state = tune(self.state, self.energy)  # type: ignore[misc]
+        # What was tuned last changes the step size that suits: some steps are left to find it.
+        self._advance(last)
+        settle = getattr(self.sampler, "settle", None)
+        if settle is not None:
+            self.state = settle(self.state)
+
+    def _advance(self, steps: int) -> None:
+        for _ in self._stretches(steps):
+            pass
+
+    def _stretches(self, steps: int) -> Iterator[tuple[Stretch, int]]:
+        """A few steps each: what they left, and how many they were."""
+        end, unchecked = self.done + steps, 0
+        while self.done < end:
+            noises = [self.sampler.draw(self.state, generator=self.generator)]
+            self.stepper.prepare(self.state, self.bad, noises[0], self.values(self.done))
+            n = min(self.stepper.length, end - self.done, _ahead(noises[0]))
+            noises += [
+                self.sampler.draw(self.state, generator=self.generator) for _ in range(n - 1)
+            ]
+            values = [self.values(self.done + i) for i in range(n)]
+            stretch = self.stepper.take(self.state, self.bad, noises, values)
+            self.state, self.bad = stretch.state, stretch.bad
+            for name, value in stretch.totals.items():
+                self.totals[name] = self.totals[name] + value if name in self.totals else value
+            self.done += n
+            unchecked += n
+            if self.conduct.on_divergence == "restart":
+                self._revive()
+            elif self.bad is None and (unchecked >= CHECK_EVERY or self.done == end):
+                self._check()
+                unchecked = 0
+            yield stretch, n
+            if self.progress is not None:
+                self.progress(self.done, self.total)
+
+    def _check(self) -> None:
+        bad = bad_rows(self.state)
+        if bool(bad.any()):
+            raise diverged(bad, self.sampler, self.done)
+
+    def _revive(self) -> None:
+        """Chains that were held still begin anew."""
+        assert self.bad is not None and self.restarted is not None
+        starts = self.conduct.starts
+        for _ in range(_TRIES):
+            if not bool(self.bad.any()):
+                return
+            there = self.state.x
+            source = there if starts is None else starts(len(there), self.generator)
+            x = torch.where(self.bad.view(-1, *[1] * (there.ndim - 1)), source, there)
+            fresh = anew(self.sampler, self.energy, self.state, x)
+            self.state = where_rows(self.bad, fresh, self.state)
+            self.restarted = self.restarted + self.bad.sum()
+            self.bad = bad_rows(self.state)
+        if bool(self.bad.any()):
+            more = f", and {_TRIES} starts anew were not finite either"
+            raise diverged(self.bad, self.sampler, self.done, more=more)
+
+    def _chain(self) -> Chain:
+        kept, steps = self.kept, self.kept.steps
+        metrics = {name: total / max(steps, 1) for name, total in self.totals.items()}
+        if self.bad is not None and self.restarted is not None:
+            held = self.bad.sum()
+            self.conduct.count(self.restarted, held)
+            if self.conduct.on_divergence == "restart":
+                metrics["chains_restarted"] = self.restarted
+            else:
+                metrics["chains_frozen"] = held
+        x = self.state.x
+        points = torch.stack(kept.points) if kept.points else x.new_empty((0, *x.shape))
+        return Chain(
+            self.state,
+            metrics,
+            points if kept.trajectory else None,
+            {n: torch.stack(t) for n, t in kept.traces.items()} if kept.trace else None,
+            kept.moments,
+            self.bad if self.conduct.on_divergence == "freeze" else None,
+            steps,
+        )
+
+
+def _windows(steps: int) -> list[int]:
+    """Lengths that add up to ``steps``: the last is a fifth, and those before it double, so that each
+    tuning has seen more than all before it."""
+    growing = steps - steps // 5
+    ends = sorted({growing // 2**i for i in range(TUNINGS)} | {0, steps})
+    return [b - a for a, b in pairwise(ends)]
+
+
+def _ahead(noise: Any) -> int:
+    """For how many steps random numbers like these are drawn ahead."""
+    tensors = [t for t in pytree.tree_leaves(noise) if isinstance(t, Tensor)]
+    size = sum(t.numel() * t.element_size() for t in tensors)
+    return max(AHEAD_BYTES // size, 1) if size else AHEAD_BYTES

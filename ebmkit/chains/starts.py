@@ -1,0 +1,48 @@
+"""Where chains start, and start anew."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebmkit.data import take
+from ebmkit.protocols import Batch
+
+
+def starts_among(chains: Batch, n: int, *, generator: torch.Generator) -> Batch:
+    """``n`` of the chains that are there, each taken as often as any other, or once more."""
+    size, device = len(chains.x), chains.x.device
+    rounds = -(-n // size)
+    orders = [torch.randperm(size, generator=generator, device=device) for _ in range(rounds)]
+    return take(chains, torch.cat(orders)[:n])
+
+
+def starts_around(
+    data: Batch, n: int, *, generator: torch.Generator, discrete: bool = False
+) -> Batch:
+    """``n`` normal points with the mean and standard deviation of ``n`` points of data or more, at
+    conditions of those. Discrete ones take each number of an event from a row of the data of its own,
+    and all numbers of a one-hot last axis from the same."""
+    x = data.x
+    labels = None if data.condition is None else data.condition[:n]
+    if discrete:
+        return Batch(_mixed(x, n, generator), labels)
+    noise = torch.randn((n, *x.shape[1:]), generator=generator, device=x.device, dtype=x.dtype)
+    return Batch(x.mean(0) + x.std(0) * noise, labels)
+
+
+def finite_rows(x: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
+    """``n`` of the rows that are finite, drawn with replacement; of all rows where none is."""
+    weights = x.isfinite().flatten(1).all(1).to(torch.float32)
+    weights = torch.where(weights.sum() > 0, weights, 1.0)
+    return x[torch.multinomial(weights, n, replacement=True, generator=generator)]
+
+
+def _mixed(x: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    event = x.shape[1:]
+    one_hot = len(event) > 1 and bool((x.sum(-1) == 1).all())
+    sites = event[:-1] if one_hot else event
+    rows = torch.randint(len(x), (n, *sites), generator=generator, device=x.device)
+    if one_hot:
+        rows = rows.unsqueeze(-1).expand(n, *event)
+    return x.gather(0, rows)

@@ -1,0 +1,158 @@
+"""Steps of chains: one by one, or many as one compiled graph, by the same code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmkit.chains.chunks import Case, Graph, graph_of
+from ebmkit.chains.conduct import Conduct
+from ebmkit.chains.steps import Stretch, step_by_step
+from ebmkit.errors import UserError
+from ebmkit.graphs import Work, tensors_of
+from ebmkit.layers import energy_name, module_of, unbound
+from ebmkit.lowering import (
+    Unsuitable,
+    complaint,
+    layout,
+    without_autocast,
+)
+from ebmkit.protocols import Energy, Sampler, State
+
+LONGEST_CHUNK = 10
+"""Steps of one graph at most: unrolling more saves little and takes long to compile."""
+MOST_CALLS = 600
+"""Operations of one graph at most, about."""
+FEWEST_STEPS = 1000
+"""Fewer steps in all are not even looked at."""
+
+
+class Stepper:
+    """Takes the steps of a run of chains, compiled where its conduct and the work to do say so."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        energy: Energy,
+        conduct: Conduct,
+        *,
+        total: int,
+        watch: Sequence[str],
+        moving: Sequence[str],
+    ) -> None:
+        self.sampler = sampler
+        self.energy = energy
+        self.conduct = conduct
+        self.total = total
+        self.watch = tuple(watch)
+        self.moving = tuple(moving)
+        """Scheduled parameters that change from step to step or from run to run."""
+        self.module = module_of(energy)
+        self._graph: Graph | None = None
+        self._decided = conduct.compile == "off"
+        if self._decided:
+            conduct.decision = "eager: compile is off"
+
+    @property
+    def length(self) -> int:
+        """How many steps to take at once."""
+        return LONGEST_CHUNK if self._graph is None else self._graph.length
+
+    def prepare(
+        self, state: State, bad: Tensor | None, noise: Any, values: Mapping[str, Any]
+    ) -> None:
+        """Decide whether steps like this one are compiled, and do it."""
+        if self._decided:
+            return
+        self._decided = True
+        brief = (id(self.sampler), id(self.module), layout(state), self.total)
+        if brief in self.conduct.eager:
+            return
+        try:
+            self._graph = self._find(state, bad, noise, values)
+        except UserError:
+            raise
+        except Unsuitable as reason:
+            self._refuse(str(reason))
+        except Exception as error:
+            self._refuse(complaint(error, self.energy, f"sampler {type(self.sampler).__name__}"))
+        if self._graph is None:
+            self.conduct.eager.add(brief)
+
+    def take(
+        self,
+        state: State,
+        bad: Tensor | None,
+        noises: Sequence[Any],
+        values: Sequence[Mapping[str, Any]],
+    ) -> Stretch:
+        """A step for each noise."""
+        graph = self._graph
+        if graph is None or len(noises) != graph.length:
+            return step_by_step(self.sampler, self.energy, state, bad, noises, values, self.watch)
+        return self._run(graph.run, state, bad, noises, values)
+
+    def _run(
+        self,
+        run: Callable[..., Any],
+        state: State,
+        bad: Tensor | None,
+        noises: Sequence[Any],
+        values: Sequence[Mapping[str, Any]],
+    ) -> Stretch:
+        device = state.x.device
+        tensors = {} if self.module is None else tensors_of(self.module)
+        moving = [
+            [torch.tensor(keywords[n], dtype=torch.float64, device=device) for n in self.moving]
+            for keywords in values
+        ]
+        bound = unbound(self.energy)[1]
+        with torch.no_grad(), without_autocast(device.type):
+            return Stretch(*run(tensors, bound, state, bad, list(noises), moving))
+
+    def _find(
+        self, state: State, bad: Tensor | None, noise: Any, values: Mapping[str, Any]
+    ) -> Graph | None:
+        conduct, steps = self.conduct, self.total * self.conduct.runs
+        automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
+        if getattr(self.sampler, "traceable", True) is False:
+            name = type(self.sampler).__name__
+            conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
+            return None
+        if automatic and steps < FEWEST_STEPS:
+            conduct.decision = f"eager: {steps} steps do not pay for compiling"
+            return None
+        if automatic and self.module is None:
+            conduct.decision = "eager: the energy is no nn.Module"
+            return None
+        with Work() as work:
+            step_by_step(self.sampler, self.energy, state, bad, [noise], [values], self.watch)
+        length = 1
+        if conduct.compile != "step":
+            length = _chunk(
+                min(max(MOST_CALLS // max(work.calls, 1), 1), LONGEST_CHUNK), self.total
+            )
+        lower = True
+        if automatic and (why := work.not_worth(steps, length)):
+            conduct.decision, lower = f"eager: {why}", False
+            if not on_cuda:
+                return None
+        case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, length, lower)
+        graph = graph_of(case, state, bad, noise, values, self._run)
+        words = f"compiled, {length} steps a graph" if lower else conduct.decision
+        conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda else "")
+        return graph
+
+    def _refuse(self, why: str) -> None:
+        self.conduct.refuse(energy_name(self.energy), why)
+
+
+def _chunk(longest: int, total: int) -> int:
+    """Steps of a graph, so that few steps of a run are left over for which there is no graph."""
+    if total <= longest:
+        return max(total, 1)
+    whole = [n for n in range(longest, longest // 2, -1) if total % n == 0]
+    return whole[0] if whole and total < 5 * longest else longest

@@ -1,0 +1,47 @@
+"""Steps of a chain, one by one: what is run eagerly, and what a graph is traced from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ebmkit.chains.guard import held_back
+from ebmkit.protocols import Energy, Sampler, State
+
+
+class Stretch(NamedTuple):
+    """What some steps leave behind."""
+
+    state: State
+    bad: Tensor | None
+    """Chains that are held still, (batch,); None where no chain is."""
+    totals: dict[str, Tensor]
+    """Each metric's sum over the steps."""
+    watched: dict[str, list[Tensor]]
+    """Fields of the state after each step."""
+
+
+def step_by_step(
+    sampler: Sampler,
+    energy: Energy,
+    state: State,
+    bad: Tensor | None,
+    noises: Sequence[Any],
+    values: Sequence[Mapping[str, Any]],
+    watch: Sequence[str],
+) -> Stretch:
+    """A step for each noise. A chain that becomes bad is held still, where ``bad`` says which are."""
+    totals: dict[str, Tensor] = {}
+    watched: dict[str, list[Tensor]] = {name: [] for name in watch}
+    for noise, keywords in zip(noises, values, strict=True):
+        after, metrics = sampler.step(energy, state, noise, **keywords)
+        if bad is not None:
+            after, bad = held_back(state, after, bad)
+        state = after
+        for name, value in metrics.items():
+            totals[name] = totals[name] + value if name in totals else value
+        for name in watch:
+            watched[name].append(getattr(state, name))
+    return Stretch(state, bad, totals, watched)

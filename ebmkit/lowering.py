@@ -1,0 +1,160 @@
+"""What compiled losses and chains have in common: the compiler, and what a graph is good for."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from ebmkit.layers import layer_name
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Unsuitable(Exception):  # noqa: N818
+    """Why something is not compiled, where that is nobody's mistake."""
+
+
+class CompileWarning(UserWarning):
+    """A loss, or a chain, that runs eagerly because it could not be compiled."""
+
+
+_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
+
+
+def tracing() -> bool:
+    """Whether code is being traced into a graph, so that it must not branch on values of tensors."""
+    return _tracing.get() or torch.compiler.is_compiling()
+
+
+@contextmanager
+def _while_tracing() -> Iterator[None]:
+    token = _tracing.set(True)
+    try:
+        yield
+    finally:
+        _tracing.reset(token)
+
+
+def compiled(graph: GraphModule, **options: Any) -> Callable[..., Any]:
+    """The graph as compiled code; compiling itself happens in the first call."""
+    # What torch would check before each call is in the key that the graph is found by.
+    unguarded: dict[str, Any] = {"guard_filter_fn": lambda guards: [False] * len(guards)}
+    # The method and not the module, whose call takes a detour through its hooks.
+    return torch.compile(
+        graph.forward, fullgraph=True, dynamic=False, options={**unguarded, **options}
+    )
+
+
+def made_graph(
+    function: Callable[..., Any], *arguments: Any, captures: bool = False
+) -> GraphModule:
+    """A function's operations on such arguments as a graph; with ``captures`` it may use tensors that
+    are none of its arguments, and they become part of the graph."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    with _while_tracing():
+        make = make_fx(
+            function,
+            decomposition_table=_SPELT_OUT,
+            tracing_mode="fake",
+            _allow_non_fake_inputs=captures,
+        )
+        graph = make(*arguments)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _spelt_out(plain: Callable[..., Tensor]) -> Callable[..., Any]:
+    def spelt(x: Any, y: Any, *, alpha: float = 1) -> Any:
+        return NotImplemented if alpha == 1 else plain(x, y * alpha)
+
+    return spelt
+
+
+def _product(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    return NotImplemented if alpha == 1 and beta == 1 else x * beta + (a @ b) * alpha
+
+
+_aten = torch.ops.aten
+# torch's compiler fuses a sum with a matrix product and forgets the factor alpha in doing so: seen
+# with 2.13 in add(x, a @ b, alpha=0.5), which it computes as x + a @ b. Here no sum has a factor.
+_SPELT_OUT: dict[Any, Callable[..., Any]] = {
+    _aten.add.Tensor: _spelt_out(torch.add),
+    _aten.add_.Tensor: _spelt_out(Tensor.add_),
+    _aten.sub.Tensor: _spelt_out(torch.sub),
+    _aten.sub_.Tensor: _spelt_out(Tensor.sub_),
+    _aten.addmm.default: _product,
+    _aten.baddbmm.default: _product,
+}
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """The compiler's own use of what torch has deprecated is nothing to the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager[Any]:
+    """A graph holds autocast's conversions already."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
+def layout(tree: Any) -> Any:
+    """The structure of a tree, and each tensor's shape, stride, dtype and device."""
+    leaves, structure = pytree.tree_flatten(tree)
+    return structure, tuple(
+        (x.shape, x.stride(), x.dtype, x.device) if isinstance(x, Tensor) else x for x in leaves
+    )
+
+
+def surroundings(device: str) -> Any:
+    """What a graph has taken from around it."""
+    cast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+    return torch.are_deterministic_algorithms_enabled(), cast
+
+
+def facts(model: nn.Module) -> tuple[Any, ...]:
+    """What a graph has followed of a model."""
+    return tuple(map(_facts, model.modules()))
+
+
+def _facts(module: nn.Module) -> tuple[Any, ...]:
+    """What a graph has followed of a module's own: its class, its plain attributes, which its code may
+    branch on, and the layout of its tensors."""
+    found: list[Any] = [type(module)]
+    attributes = vars(module)
+    for name, value in attributes.items():
+        if name[0] != "_" and isinstance(value, _PLAIN):
+            found += (name, value)
+    for tensors in (attributes["_parameters"], attributes["_buffers"]):
+        for name, x in tensors.items():
+            if x is not None:
+                found += (name, x.requires_grad, x.dtype, x.device, x.shape, x.stride())
+    return tuple(found)
+
+
+def complaint(error: BaseException, energy: Any, otherwise: str = "") -> str:
+    """Why something could not be compiled, with the layer where that showed, in one line."""
+    trace: TracebackType | None = error.__traceback__
+    where = layer_name(trace, energy)
+    if otherwise and not where.startswith("layer "):
+        where = otherwise
+    # torch's first line may only say that more lines follow.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return f"{where}: {type(error).__name__}: {said}"

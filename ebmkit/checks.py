@@ -14,7 +14,8 @@ from ebmkit.fields import is_scheduled
 from ebmkit.parameters import Parameter, members, parameters, protocol_of, validate
 from ebmkit.plan import Call, Planner, Shared
 from ebmkit.protocols import Scheduler
-from ebmkit.spec import Spec, Training
+from ebmkit.sections import Training
+from ebmkit.spec import Spec
 
 _NO_CHAIN = 'no chain runs where it is read; set clock = "training"'
 
@@ -93,6 +94,16 @@ def buffer_holds_negatives(planner: Planner, loss: Any, training: Training) -> N
         planner.report(
             "loss.buffer_size",
             f"{slots} slots cannot give {used} distinct chains a step; state at least {used}",
+        )
+
+
+def restarts(planner: Planner, chains: Any, loss: Any) -> None:
+    """Chains that are to restart from a buffer have one."""
+    if chains is not None and chains.restart_from == "buffer" and not hasattr(loss, "chains"):
+        planner.report(
+            "chains.restart_from",
+            f'"buffer" needs persistent chains, and {type(loss).__name__} keeps none; state "data" or '
+            '"base", or choose a loss that keeps chains',
         )
 
 

@@ -20,9 +20,10 @@ from ebmkit.pipeline import Pipeline
 from ebmkit.plan import Call, Planner
 from ebmkit.protocols import Dataset
 from ebmkit.registry import KINDS, registry
+from ebmkit.sections import TABLES, Training
 from ebmkit.seeds import stream
 from ebmkit.sources import recipe_path
-from ebmkit.spec import PARTS, Evaluation, Spec, Training, check_sections, read_toml
+from ebmkit.spec import PARTS, Spec, check_sections, read_toml
 
 DEFAULT_STEPS = 1000
 """Training steps where neither steps nor epochs are given."""
@@ -108,10 +109,7 @@ class _Composer:
                 plans[kind] = planner.part(kind, tables[kind], kind, (kind,))
             elif kind != "sampler":
                 planner.problems.append(Problem(kind, f"missing: the pipeline needs a {kind}"))
-        sections = {
-            name: self._section(name, factory)
-            for name, factory in (("training", Training), ("evaluation", Evaluation))
-        }
+        sections = {name: self._section(name, factory) for name, factory in TABLES.items()}
         optimizer = self._optimizer(sections["training"])
         hook_plans = planner.hooks(tables.get("hooks", {}))
         builder = Builder(plans)
@@ -137,6 +135,7 @@ class _Composer:
         loss: Any
         sampler, loss = (builder.shared(k) if planned else None for k in ("sampler", "loss"))
         evaluation = builder.build(sections["evaluation"]) if planned else None
+        chains = builder.build(sections["chains"]) if planned else None
         self._report(builder)
         if training is not None:
             noise = checks.over_the_run(
@@ -146,11 +145,12 @@ class _Composer:
             checks.buffer_holds_negatives(planner, loss, training)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
             checks.loss_schedules(planner, "loss", loss, training)
+            checks.restarts(planner, chains, loss)
         checks.same_states(planner, dataset, sampler, loss)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None
-        assert evaluation is not None and event_shape is not None
+        assert evaluation is not None and chains is not None and event_shape is not None
         model = self._model(builder, training.seed, event_shape, dataset, device)
         hooks = {n: builder.build(p) for n, p in hook_plans.items()}
         self._report(builder)
@@ -168,6 +168,7 @@ class _Composer:
             dataset=dataset,
             training=training,
             evaluation=evaluation,
+            chains=chains,
             optimizer=optimizer,
             lr_schedule=lr,
             device=device,
@@ -203,7 +204,8 @@ class _Composer:
         if problem := probe(model, event_shape, n_classes, device):
             self.planner.report("model", problem)
         self._raise()
-        if not list(_trainable(model)):
+        module = model if isinstance(model, torch.nn.Module) else torch.nn.Module()
+        if not any(p.requires_grad for p in module.parameters()):
             self.notices.append("the model has no parameters to train; fit will refuse")
         return model
 
@@ -282,12 +284,6 @@ class _Composer:
                 key = f"{component.kind}:{component.chosen}"
                 owners[key] = f"{component.distribution}=={component.version}"
         return {**tables, "parts": dict(sorted(owners.items()))}
-
-
-def _trainable(model: Any) -> list[torch.nn.Parameter]:
-    if not isinstance(model, torch.nn.Module):
-        return []
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _with_wrapped_data(spec: Spec) -> Spec:

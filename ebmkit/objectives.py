@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ebmkit.chains.conduct import Conduct, Starts, conducted
+from ebmkit.chains.starts import finite_rows, starts_around
 from ebmkit.compiling import Compile, CompiledLoss
 from ebmkit.data import as_batch
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
 from ebmkit.holding import evaluating
 from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
+from ebmkit.sections import Chains
 
 
 class LossOutput(NamedTuple):
@@ -38,12 +42,15 @@ class Objective:
         generator: torch.Generator | None = None,
         compile: Compile = "auto",  # noqa: A002
         steps: int | None = None,
+        conduct: Conduct | None = None,
     ) -> None:
         self.loss = loss
         self.model = model
         self.generator = generator
         self.computation = CompiledLoss(loss, model, mode=compile, steps=steps)
         """How the loss is computed; its ``decision`` says whether compiled, and why."""
+        self.conduct = conduct or Conduct()
+        """How the loss's chains are run, and what became of them."""
         self.state: Any = None
         self.step = 0
 
@@ -74,9 +81,10 @@ class Objective:
         for the state before the first step."""
         if self.generator is None:
             self.generator = generator_or_new(None, batch.x.device)
-        with evaluating(self.model):
+        with evaluating(self.model), conducted(self.conduct):
             if self.state is None:
                 self.state = self.loss.init(self.model, batch, generator=self.generator)
+            self.conduct.starts = self._starts(batch)
             try:
                 drawn: tuple[Any, Any] = self.loss.draw(
                     self.model, batch, self.state, self.step, generator=self.generator
@@ -87,6 +95,17 @@ class Objective:
                 ) from error
         return drawn
 
+    def _starts(self, batch: Batch) -> Starts:
+        """Where chains that diverge begin anew in this step."""
+        if self.conduct.restart_from == "base":
+            discrete = bool(getattr(getattr(self.loss, "sampler", None), "discrete", False))
+            data = batch._replace(x=batch.x[batch.x.isfinite().flatten(1).all(1)])
+            return lambda n, g: starts_around(data, n, generator=g, discrete=discrete).x
+        source = batch.x
+        if self.conduct.restart_from == "buffer" and hasattr(self.loss, "chains"):
+            source = self.loss.chains(self.state).x
+        return lambda n, g: finite_rows(source, n, generator=g)
+
 
 def objective(
     loss: Loss,
@@ -95,6 +114,7 @@ def objective(
     generator: torch.Generator | None = None,
     compile: Compile = "auto",  # noqa: A002
     steps: int | None = None,
+    chains: Mapping[str, str] | None = None,
 ) -> Objective:
     """Bind a loss to a model for a hand-written loop.
 
@@ -102,8 +122,26 @@ def objective(
     ``compile`` says whether loss and gradient are compiled into one graph: "on", "off", or "auto",
     which does so where ``steps``, the training steps to come, pay for it by an estimate from the
     graph (never by the clock, so that a run repeated is the same run); without ``steps`` it does not.
+    ``chains`` are the keys of a pipeline's table of that name, as ``{"on_divergence": "restart"}``.
     """
-    return Objective(loss, model, generator=generator, compile=compile, steps=steps)
+    return Objective(
+        loss,
+        model,
+        generator=generator,
+        compile=compile,
+        steps=steps,
+        conduct=conduct_of(Chains(**(chains or {})), runs=steps or 1),  # type: ignore[arg-type]
+    )
+
+
+def conduct_of(chains: Chains, *, runs: int) -> Conduct:
+    """The conduct that a pipeline's table states, for so many runs of chains in all."""
+    return Conduct(
+        compile=chains.compile,
+        on_divergence=chains.on_divergence,
+        restart_from=chains.restart_from,
+        runs=runs,
+    )
 
 
 def bind(model: Model, condition: Tensor | None) -> Energy:

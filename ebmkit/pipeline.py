@@ -10,19 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmkit.chains import run_chain
+from ebmkit.chains import Chain, Progress, run_chain
+from ebmkit.chains.conduct import conducted
 from ebmkit.chains.starts import starts_among, starts_around
 from ebmkit.data import Feed, to_judge, to_validate, with_noise
 from ebmkit.errors import DivergenceError, UserError
 from ebmkit.evaluation import judge, loss_on
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
-from ebmkit.objectives import Objective, bind, conditional
+from ebmkit.objectives import Objective, bind, conditional, conduct_of
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Dataset, Loss, Metrics, Model, Sampler, Scheduler
 from ebmkit.running import fit
+from ebmkit.sections import Chains, Evaluation, Training
 from ebmkit.seeds import stream
-from ebmkit.spec import Evaluation, Training
 from ebmkit.trainer import Trainer
 
 
@@ -38,6 +39,7 @@ class Pipeline:
         dataset: Dataset,
         training: Training,
         evaluation: Evaluation,
+        chains: Chains,
         optimizer: OptimizerPlan,
         lr_schedule: Scheduler | None,
         device: torch.device,
@@ -50,6 +52,7 @@ class Pipeline:
         self.dataset = dataset
         self.training = training
         self.evaluation = evaluation
+        self.chains = chains
         self.device = device
         self.tables = tables
         """The resolved spec: every default, and whose each part is."""
@@ -66,6 +69,7 @@ class Pipeline:
                 generator=self.generator("loss"),
                 compile=training.compile,
                 steps=training.steps,
+                conduct=conduct_of(chains, runs=training.steps or 1),
             ),
             feed=Feed(
                 dataset,
@@ -168,24 +172,41 @@ class Pipeline:
         steps: int | None = None,
         generator: torch.Generator | None = None,
         condition: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Batch:
         """``sample`` with the condition that each point was drawn at."""
-        if self.sampler is None:
-            raise UserError("the pipeline has no [sampler] to draw samples with; add one")
         generator = generator if generator is not None else self.generator("samples")
+        steps = self.evaluation.chain_steps if steps is None else steps
         start = self._starts(n, generator)
         if condition is not None:
             start = Batch(start.x, condition.to(self.device))
-        with evaluating(self.model):
-            chain = run_chain(
+        chain = self.run_chains(start, steps=steps, generator=generator, progress=progress)
+        return Batch(chain.x, start.condition)
+
+    def run_chains(
+        self, start: Batch, *, steps: int, generator: torch.Generator, **keywords: Any
+    ) -> Chain:
+        """A run of the pipeline's sampler on its model from ``start``, conducted as ``[chains]`` says;
+        keywords are those of ``run_chain``.
+
+        Raises:
+            UserError: the pipeline has no sampler.
+            DivergenceError: a chain is not finite, and the policy is to stop.
+        """
+        if self.sampler is None:
+            raise UserError("the pipeline has no [sampler] to draw samples with; add one")
+        conduct = conduct_of(self.chains, runs=1)
+        conduct.starts = lambda n, g: self._starts(n, g).x
+        with evaluating(self.model), conducted(conduct):
+            return run_chain(
                 self.sampler,
                 bind(self.model, start.condition),
                 start.x,
-                steps=self.evaluation.chain_steps if steps is None else steps,
+                steps=steps,
                 generator=generator,
                 training_step=max(self.step - 1, 0),
+                **keywords,
             )
-        return Batch(chain.x, start.condition)
 
     def evaluate(self) -> dict[str, Any]:
         """The numbers that judge the model: exact KL where the data's density is known in 2-D, and
@@ -269,4 +290,5 @@ class Pipeline:
         if chains is not None and state is not None:
             return starts_among(chains(state), n, generator=generator)
         data = self._labelled(self.dataset.draw(max(n, 1000), generator=generator))
-        return starts_around(data, n, generator=generator)
+        discrete = bool(getattr(self.sampler, "discrete", False))
+        return starts_around(data, n, generator=generator, discrete=discrete)

@@ -73,10 +73,13 @@ class RunDirectory:
         def status(word: str, reason: str = "") -> None:
             seconds = round(time.monotonic() - started, 3)
             said = {"status": word, "step": run.step, "total_steps": run.total_steps}
-            compiled = run.pipeline.trainer.objective.computation.decision
-            self._write_json(
-                STATUS, {**said, "seconds": seconds, "reason": reason, "compile": compiled}
-            )
+            objective = run.pipeline.trainer.objective
+            how = {
+                "compile": objective.computation.decision,
+                "compile_chains": objective.conduct.decision,
+            }
+            lost = objective.conduct.counts()
+            self._write_json(STATUS, {**said, "seconds": seconds, "reason": reason, **how, **lost})
 
         status("running")
         try:

@@ -31,6 +31,7 @@ def fit(pipeline: Pipeline, out: Path | None, *, force: bool, hooks: Hooks | Non
             hooks.run_start(run)
             hooks.load_state(run, pipeline.hook_states)
             _train(run, hooks, directory)
+            run.notices += _lost(pipeline)
             pipeline.hook_states = hooks.save_state(run)
             _evaluate(run, hooks, directory)
     except BaseException as raised:
@@ -66,3 +67,13 @@ def _evaluate(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
     # A picture of the model must not change what BatchNorm has seen.
     with evaluating(run.pipeline.model):
         hooks.evaluation_done(run, result, data, samples)
+
+
+def _lost(pipeline: Pipeline) -> list[str]:
+    """What became of chains that diverged, where any did."""
+    said = {
+        "chains_restarted": "turned non-finite and were restarted",
+        "chains_frozen": "were held still at their last finite points",
+    }
+    counts = pipeline.trainer.objective.conduct.counts()
+    return [f"{counts[name]} chains {what}" for name, what in said.items() if counts.get(name)]

@@ -17,7 +17,7 @@ from ebmkit.fields import is_scheduled
 from ebmkit.objectives import Objective
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Metrics, Model, Scheduler
-from ebmkit.spec import Training
+from ebmkit.sections import Training
 
 
 class Trainer:
@@ -118,6 +118,7 @@ class Trainer:
             "weights": {name: module.state_dict() for name, module in self._modules()},
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "loss": self.objective.state,
+            "chains": self.objective.conduct.counts(),
             "generators": {name: g.get_state() for name, g in self._generators()},
             "order": {"rows": self.feed.order, "position": self.feed.position},
         }
@@ -139,6 +140,7 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
         self.objective.step = state["step"]
         self.objective.state = state["loss"]
+        self.objective.conduct.load_counts(state.get("chains", {}))
         for name, generator in self._generators():
             generator.set_state(state["generators"][name].cpu())
         order = state["order"]["rows"]

@@ -17,7 +17,7 @@ from ebmkit.fields import generator_or_new
 from ebmkit.holding import evaluating, frozen
 from ebmkit.protocols import Energy, Model, Sampler, State
 
-__all__ = ["Chain", "ChainInterrupt", "Moments", "run_chain", "sample"]
+__all__ = ["Chain", "ChainInterrupt", "Moments", "Progress", "run_chain", "sample"]
 
 
 def run_chain(

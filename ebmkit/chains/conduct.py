@@ -7,7 +7,7 @@ run or a call of ``sample``, is found here.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeAlias
@@ -23,6 +23,8 @@ CompileChains: TypeAlias = Literal["auto", "off", "step", "chunk"]
 COMPILE: tuple[CompileChains, ...] = ("auto", "off", "step", "chunk")
 OnDivergence: TypeAlias = Literal["stop", "restart", "freeze"]
 ON_DIVERGENCE: tuple[OnDivergence, ...] = ("stop", "restart", "freeze")
+RestartFrom: TypeAlias = Literal["data", "base", "buffer"]
+RESTART_FROM: tuple[RestartFrom, ...] = ("data", "base", "buffer")
 
 Starts: TypeAlias = Callable[[int, torch.Generator], Tensor]
 """(chains, generator) -> as many points (chains, *event) for chains to start at anew."""
@@ -34,8 +36,10 @@ class Conduct:
 
     compile: CompileChains = attrs.field(default="off", validator=in_(COMPILE))
     on_divergence: OnDivergence = attrs.field(default="stop", validator=in_(ON_DIVERGENCE))
+    restart_from: RestartFrom = attrs.field(default="data", validator=in_(RESTART_FROM))
     starts: Starts | None = None
-    """Where chains restart; where None, at starts of the same chains."""
+    """Gives what ``restart_from`` names, where the chains run now; chains restart where they are
+    without it."""
     runs: int = 1
     """How many runs of chains there will be in all, for what pays."""
     decision: str = ""
@@ -49,13 +53,19 @@ class Conduct:
     """Runs of chains that were found not to be compiled."""
 
     def count(self, restarted: Tensor, frozen: Tensor) -> None:
-        self.restarted = restarted if self.restarted is None else self.restarted + restarted
-        self.frozen = frozen if self.frozen is None else self.frozen + frozen
+        """Add what became of the chains of a run."""
+        self.restarted = restarted if self.restarted is None else restarted + self.restarted
+        self.frozen = frozen if self.frozen is None else frozen + self.frozen
 
     def counts(self) -> dict[str, int]:
         """The chains that diverged so far, by what became of them; waits for the device."""
         named = {"chains_restarted": self.restarted, "chains_frozen": self.frozen}
         return {name: int(count) for name, count in named.items() if count is not None}
+
+    def load_counts(self, counts: Mapping[str, int]) -> None:
+        """Go on counting from what ``counts`` returned."""
+        self.restarted = torch.tensor(counts.get("chains_restarted", 0))
+        self.frozen = torch.tensor(counts.get("chains_frozen", 0))
 
     def refuse(self, what: str, why: str) -> None:
         """Chains run eagerly, and that is said once."""

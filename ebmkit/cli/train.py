@@ -57,6 +57,8 @@ def command(
             if (out / "status.json").is_file():
                 click.echo(f"the run died after step {pipeline.step}; kept in {out}", err=True)
             raise
+    for line in run.notices[len(pipeline.notices) :]:
+        notice(line)
     if run.stopped:
         click.echo(f"stopped after step {run.step}: {run.stopped}")
     _say_result(out)

@@ -115,8 +115,12 @@ class PersistentContrastiveDivergence:
             training_step=step,
             previous=state.chains,
         )
+        moved = chain.x
+        if chain.bad is not None:
+            # The last finite point of a chain that cannot go on from it is no place to come back to.
+            moved = torch.where(_widened(chain.bad, moved), state.x[slots], moved)
         buffer = ReplayBuffer(
-            state.x.index_copy(0, slots, chain.x),
+            state.x.index_copy(0, slots, moved),
             # A new tensor rather than a write in place: a step that fails leaves the old state whole.
             None
             if state.condition is None or condition is None

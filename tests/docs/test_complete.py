@@ -16,7 +16,8 @@ from ebmkit.cli import COMMANDS
 from ebmkit.cli import ebmkit as command_line
 from ebmkit.hooks import Specifications
 from ebmkit.registry import GROUPS, KINDS
-from ebmkit.spec import PARTS, SECTIONS, Evaluation, Training
+from ebmkit.sections import Evaluation, Training
+from ebmkit.spec import PARTS, SECTIONS
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,7 +1,8 @@
 """Trees of leaps: what the No-U-Turn sampler grows, for all chains at once.
 
-All chains grow at the same pace, so that which leaves are joined when is the same for all of them and
-known beforehand: nothing here depends on a value. Whether a chain still grows is a mask beside it.
+All chains grow at the same pace, so which leaves are joined when is the same for all of them and known
+beforehand: ``leaf`` and ``joined`` are pure and follow no value of a tensor. Whether a chain's tree
+still grows is a mask beside it; a leaf that comes after its end is computed and not used.
 """
 
 from __future__ import annotations
@@ -22,55 +23,41 @@ class Choice(NamedTuple):
     x: Tensor
     """(batch, *event)"""
     energy: Tensor
-    """(batch,)"""
+    """E(x), (batch,)"""
     gradient: Tensor
-    """(batch, *event)"""
+    """∇E(x), (batch, *event)"""
 
 
 class Tree(NamedTuple):
-    """Consecutive points of a trajectory, momenta in the direction of travel."""
+    """Consecutive points of a trajectory, their momenta in the direction of travel."""
 
     first: Phase
     last: Phase
     choice: Choice
-    """One of the points, each chosen with probability in proportion to its weight."""
+    """One of the points, drawn in proportion to their weights."""
     log_weight: Tensor
     """Logarithm of the sum of the points' weights exp(H₀ − H), (batch,)."""
     sound: Tensor
-    """Whether no point diverged and no part of the tree turned round, (batch,)."""
+    """Whether no point diverged and no dyadic part turned round, (batch,)."""
 
 
-class Tally(NamedTuple):
-    """How chains fare in a step."""
+class Record(NamedTuple):
+    """What became of one leaf."""
 
-    growing: Tensor
-    """Whether the trajectory is still growing, (batch,)."""
-    diverged: Tensor
-    """Whether it diverged while it grew, (batch,)."""
-    acceptance: Tensor
-    """Sum of min(1, exp(H₀ − H)) over its leaves, (batch,)."""
-    leaves: Tensor
-    """How many these are, (batch,)."""
+    log_weight: Tensor
+    """H₀ − H, −inf where that is not finite; (batch,)"""
+    grew: Tensor
+    """Whether the chain's trajectory was still growing, (batch,)."""
 
 
-def leaf(
-    energy: Energy, start: Phase, origin: Tensor, step_size: Tensor, limit: float, tally: Tally
-) -> tuple[Tree, Tally]:
+def leaf(energy: Energy, start: Phase, origin: Tensor, step_size: Tensor, limit: float) -> Tree:
     """The point one leap after ``start``, as a tree; ``origin`` is H₀ (batch,)."""
     end, energies, _ = leapfrog(energy, start, step_size, 1)
-    inf = torch.inf
     # What is not finite has no weight, and diverges.
-    error = (hamiltonian(energies, end.momentum) - origin).nan_to_num(inf, inf, inf)
-    log_weight = -error
-    sound = error <= limit
-    growing, diverged, acceptance, leaves = tally
-    tally = Tally(
-        growing & sound,
-        diverged | (growing > sound),
-        acceptance + growing * log_weight.clamp(max=0).exp(),
-        leaves + growing,
-    )
-    return Tree(end, end, Choice(end.x, energies, end.gradient), log_weight, sound), tally
+    none = -torch.inf
+    log_weight = (origin - hamiltonian(energies, end.momentum)).nan_to_num(none, none, none)
+    choice = Choice(end.x, energies, end.gradient)
+    return Tree(end, end, choice, log_weight, log_weight >= -limit)
 
 
 def joined(left: Tree, right: Tree, uniform: Tensor) -> Tree:
@@ -81,8 +68,8 @@ def joined(left: Tree, right: Tree, uniform: Tensor) -> Tree:
     return Tree(
         left.first,
         right.last,
-        # At weights 0 and 1 this is a choice between finite numbers, and faster than one. What is not
-        # finite makes only its own chain's choice worthless, which, being unsound, is never used.
+        # At weights of 0 and 1 this is a choice between finite numbers, faster than `where`. What is
+        # not finite spoils the choice of its own chain alone, whose tree is unsound and never used.
         Choice(
             left.choice.x.lerp(right.choice.x, far),
             left.choice.energy.lerp(right.choice.energy, chosen),
@@ -93,20 +80,10 @@ def joined(left: Tree, right: Tree, uniform: Tensor) -> Tree:
     )
 
 
-def taken_from(found: Choice, taken: Tensor, kept: Choice) -> Choice:
-    """``found`` where ``taken`` (batch,) says so, else ``kept``."""
-    far = wide(taken, kept.x)
-    return Choice(
-        torch.where(far, found.x, kept.x),
-        torch.where(taken, found.energy, kept.energy),
-        torch.where(far, found.gradient, kept.gradient),
-    )
-
-
 def straight(first: Phase, last: Phase) -> Tensor:
     """Whether a trajectory has not turned round: its ends move apart, (batch,).
 
-    ρ·p > 0 at both ends, where ρ, the sum of the momenta that led from end to end, is their distance.
+    ρ·p > 0 at both ends; ρ, the momenta that led from one to the other, sums to their distance.
     """
     rho = last.x - first.x
     return torch.minimum(inner(rho, first.momentum), inner(rho, last.momentum)) > 0
@@ -122,31 +99,44 @@ def turned(front: Phase, back: Phase, reverse: Tensor) -> tuple[Phase, Phase]:
     )
 
 
+def taken_from(found: Choice, taken: Tensor, kept: Choice) -> Choice:
+    """``found`` where ``taken`` (batch,) says so, else ``kept``."""
+    far = wide(taken, kept.x)
+    return Choice(
+        torch.where(far, found.x, kept.x),
+        torch.where(taken, found.energy, kept.energy),
+        torch.where(far, found.gradient, kept.gradient),
+    )
+
+
 def grown(
     energy: Energy,
     start: Phase,
     origin: Tensor,
     step_size: Tensor,
     limit: float,
-    tally: Tally,
+    growing: Tensor,
     uniforms: Sequence[Tensor],
-) -> tuple[Tree, Tally]:
-    """The tree of the 2^k leaps that follow ``start``, k being the number of ``uniforms``.
+) -> tuple[Tree, Tensor, list[Record]]:
+    """The tree of the 2^k leaps that follow ``start``, k being the number of ``uniforms`` (batch,),
+    whether chains are still ``growing`` (batch,) after it, and what became of each leaf.
 
-    Which of a tree's points is chosen hangs on one join at each level, those above it, so one uniform
-    number (batch,) a level serves all joins at that level. Growth ends early once no chain grows.
+    Which point is chosen hangs on one join at each level, those that have it below them, so one
+    uniform number serves all joins of a level. Growth ends early where no chain grows any more.
     """
     stack: list[Tree] = []
+    records = []
     for index in range(1 << len(uniforms)):
-        tree, tally = leaf(energy, start, origin, step_size, limit, tally)
+        tree = leaf(energy, start, origin, step_size, limit)
+        records.append(Record(tree.log_weight, growing))
         start = tree.last
-        # The ones at the end of the index: joins that this leaf completes, as in counting by twos.
+        # As in counting by twos: each one at the end of the index is a join that this leaf completes.
         level = 0
         while index >> level & 1:
             tree = joined(stack.pop(), tree, uniforms[level])
             level += 1
         stack.append(tree)
-        tally = tally._replace(growing=tally.growing & tree.sound)
-        if not bool(tally.growing.any()):
+        growing = growing & tree.sound
+        if not bool(growing.any()):
             break
-    return stack[-1], tally
+    return stack[-1], growing, records

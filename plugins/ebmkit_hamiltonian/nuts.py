@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
 from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, mean_force
-from ebmkit_hamiltonian._tree import Choice, Tally, grown, straight, taken_from, turned
+from ebmkit_hamiltonian._tree import Choice, Record, grown, straight, taken_from, turned
 
 
 class NUTSState(NamedTuple):
@@ -98,32 +98,36 @@ class NUTS:
         x, momentum, limit = state.x, noise.momentum, self.divergence_threshold
         epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
         before = hamiltonian(state.energy, momentum)
-        zeros = torch.zeros_like(before)
         # The ends of the trajectories, each with the momentum that leads on from there.
         front = Phase(x, momentum, state.gradient)
         back = Phase(x, -momentum, state.gradient)
-        after, log_weight = Choice(x, state.energy, state.gradient), zeros
-        tally = Tally(zeros == 0, zeros != 0, zeros, zeros)
-        doublings, growing = 0, len(x)
+        after = Choice(x, state.energy, state.gradient)
+        log_weight = torch.zeros_like(before)
+        growing = torch.ones_like(before, dtype=torch.bool)
+        records: list[Record] = []
+        begun = []
         for depth in range(self.max_depth):
-            doublings += growing
+            begun.append(growing)
             if depth:
                 # The first one need not be turned: a momentum is as likely as its opposite.
                 front, back = turned(front, back, noise.reverse[:, depth - 1])
             uniforms = noise.choose[:, :depth].unbind(1)
-            tree, tally = grown(energy, front, before, epsilon, limit, tally, uniforms)
+            tree, growing, found = grown(energy, front, before, epsilon, limit, growing, uniforms)
+            records += found
             odds = (tree.log_weight - log_weight).exp()
-            taken = tally.growing & (noise.accept[:, depth] < odds)
+            taken = growing & (noise.accept[:, depth] < odds)
             after = taken_from(tree.choice, taken, after)
             log_weight = torch.logaddexp(log_weight, tree.log_weight)
-            front, whole = tree.last, straight(back._replace(momentum=-back.momentum), tree.last)
-            tally = tally._replace(growing=tally.growing & whole)
-            growing = int(tally.growing.sum())
-            if not growing:
+            front = tree.last
+            growing = growing & straight(back._replace(momentum=-back.momentum), front)
+            if not bool(growing.any()):
                 break
+        errors, grew = (torch.stack(parts) for parts in zip(*records, strict=True))
+        acceptance = (errors.clamp(max=0).exp() * grew).sum(0) / grew.sum(0)
+        diverged = (grew & (errors < -limit)).any(0)
         return NUTSState(*after, before), {
-            "acceptance_rate": (tally.acceptance / tally.leaves).mean(),
-            "tree_depth": zeros.new_tensor(doublings) / len(x),
-            "divergences": tally.diverged.sum().to(x.dtype),
+            "acceptance_rate": acceptance.mean(),
+            "tree_depth": torch.stack(begun).sum(0).to(x.dtype).mean(),
+            "divergences": diverged.sum().to(x.dtype),
             "force": mean_force(after.gradient),
         }

@@ -1,0 +1,133 @@
+"""The No-U-Turn sampler."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import attrs
+import torch
+from attrs import field
+from attrs.validators import and_, ge, gt
+from torch import Tensor
+
+from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, mean_force
+from ebmkit_hamiltonian._tree import Choice, Record, grown, straight, taken_from, turned
+
+
+class NUTSState(NamedTuple):
+    """Where the chains are, and what the next step needs of it."""
+
+    x: Tensor
+    """(batch, *event)"""
+    energy: Tensor
+    """E(x), (batch,)"""
+    gradient: Tensor
+    """∇E(x), (batch, *event)"""
+    hamiltonian: Tensor
+    """H where the last trajectory began, its momentum just drawn, (batch,); before the first E(x)."""
+
+
+class NUTSNoise(NamedTuple):
+    """The random numbers of one step."""
+
+    momentum: Tensor
+    """(batch, *event), standard normal"""
+    reverse: Tensor
+    """Whether a doubling goes the other way than the one before it; (batch, max_depth − 1), boolean."""
+    accept: Tensor
+    """Which doublings the next point is taken from, (batch, max_depth), uniform."""
+    choose: Tensor
+    """Which half of the points at each level of a doubling, (batch, max_depth), uniform."""
+
+
+@attrs.frozen
+class NUTS:
+    """The No-U-Turn sampler: leapfrog trajectories that grow until they turn round.
+
+    With p standard normal and H(x, p) = E(x) + ½ ‖p‖², a trajectory is doubled, forwards or backwards
+    in time at random, until it or one of its dyadic parts has ρ·p ≤ 0 at one of its ends, or a point
+    has H − H₀ beyond a threshold; the last doubling is then discarded. ρ is the sum of the momenta
+    from end to end. Of each doubling a point is drawn with weights exp(−H), and it replaces the one
+    drawn so far with probability min(1, w′ / w), w′ and w being the sums of weights in the doubling
+    and before it.
+
+    x and p are (batch, *event); each chain has its own tree. The distribution of the chains is exactly
+    p(x) ∝ exp(−E(x)) at any ε. What is not finite counts as diverged, so hard walls are allowed, and a
+    chain that starts at such an energy stays where it is. The momenta that carry the leapfrog from
+    point to point lie half-way between them, and their sum times ε is the distance of the ends, from
+    which the criterion is computed. A step takes at most 2^max_depth − 1 gradients; chains that have
+    turned round wait for the others.
+
+    Source: The No-U-Turn sampler (Hoffman and Gelman, 2014); A conceptual introduction to Hamiltonian
+    Monte Carlo (Betancourt, 2017).
+    """
+
+    traceable = False
+
+    step_size: float | Scheduler = field(
+        default=0.1,
+        validator=scheduled(gt(0)),
+        metadata=doc("ε, in units of x; stable below 2σ of the narrowest direction"),
+    )
+    max_depth: int = field(
+        default=10,
+        validator=[whole, ge(1)],
+        metadata=doc("doublings of a trajectory at most"),
+    )
+    divergence_threshold: float = field(
+        default=1000.0,
+        validator=and_(finite, gt(0)),
+        metadata=doc("error of H, in nats, at which a trajectory counts as diverged"),
+    )
+
+    def init(self, energy: Energy, x: Tensor) -> NUTSState:
+        energies, gradient = energy_and_gradient(energy, x)
+        return NUTSState(x, energies, gradient, energies)
+
+    def draw(self, state: NUTSState, *, generator: torch.Generator) -> NUTSNoise:
+        x = state.x
+        shape = (3, len(x), self.max_depth)
+        normal = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        unit = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
+        return NUTSNoise(normal, unit[0, :, 1:] < 0.5, unit[1], unit[2])
+
+    def step(
+        self, energy: Energy, state: NUTSState, noise: NUTSNoise, *, step_size: float
+    ) -> tuple[NUTSState, Metrics]:
+        x, momentum, limit = state.x, noise.momentum, self.divergence_threshold
+        epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
+        before = hamiltonian(state.energy, momentum)
+        # The ends of the trajectories, each with the momentum that leads on from there.
+        front = Phase(x, momentum, state.gradient)
+        back = Phase(x, -momentum, state.gradient)
+        after = Choice(x, state.energy, state.gradient)
+        log_weight = torch.zeros_like(before)
+        growing = torch.ones_like(before, dtype=torch.bool)
+        records: list[Record] = []
+        begun = []
+        for depth in range(self.max_depth):
+            begun.append(growing)
+            if depth:
+                # The first one need not be turned: a momentum is as likely as its opposite.
+                front, back = turned(front, back, noise.reverse[:, depth - 1])
+            uniforms = noise.choose[:, :depth].unbind(1)
+            tree, growing, found = grown(energy, front, before, epsilon, limit, growing, uniforms)
+            records += found
+            odds = (tree.log_weight - log_weight).exp()
+            taken = growing & (noise.accept[:, depth] < odds)
+            after = taken_from(tree.choice, taken, after)
+            log_weight = torch.logaddexp(log_weight, tree.log_weight)
+            front = tree.last
+            growing = growing & straight(back._replace(momentum=-back.momentum), front)
+            if not bool(growing.any()):
+                break
+        errors, grew = (torch.stack(parts) for parts in zip(*records, strict=True))
+        acceptance = (errors.clamp(max=0).exp() * grew).sum(0) / grew.sum(0)
+        diverged = (grew & (errors < -limit)).any(0)
+        return NUTSState(*after, before), {
+            "acceptance_rate": acceptance.mean(),
+            "tree_depth": torch.stack(begun).sum(0).to(x.dtype).mean(),
+            "divergences": diverged.sum().to(x.dtype),
+            "force": mean_force(after.gradient),
+        }

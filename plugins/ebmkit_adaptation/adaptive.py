@@ -144,21 +144,22 @@ class Adaptive:
     def init(self, energy: Energy, x: Tensor) -> AdaptiveState:
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         scale = torch.ones((1, *x.shape[1:]), device=x.device, dtype=dtype)
-        zero, one = scale.new_zeros(()), scale.new_ones(())
         step_size: Any = self.sampler.step_size  # type: ignore[attr-defined]
-        log_step = math.log(step_size) * one
+        log_step = math.log(step_size)
+        # Each a tensor of its own: a graph takes one in several places for one that always is in all.
+        zero, number = scale.new_zeros, scale.new_tensor
         return AdaptiveState(
             x=x,
             inner=self.sampler.init(self._rescaled(energy, scale), x),
-            log_step=log_step,
-            log_average=log_step,
-            centre=log_step + math.log(10),
-            shortfall=zero,
-            steps=zero,
-            total=zero,
-            due=_FIRST * one,
+            log_step=number(log_step),
+            log_average=number(log_step),
+            centre=number(log_step + math.log(10)),
+            shortfall=zero(()),
+            steps=zero(()),
+            total=zero(()),
+            due=number(_FIRST),
             scale=scale,
-            seen=zero,
+            seen=zero(()),
             mean=torch.zeros_like(scale),
             squares=torch.zeros_like(scale),
             adapting=torch.ones((), device=x.device, dtype=torch.bool),

@@ -202,14 +202,18 @@ class ParallelTempering:
             or isinstance(energy, functools.partial)
             or self._bridge(energy)
         )
-        starts = [torch.stack(points, 1).flatten(0, 1)] if together else points
+        # A copy, for a graph takes one tensor in several places for one that always is in all of them.
+        at = torch.stack(points, 1)
+        starts = cut(at, 1 if together else n)
         energies = self._energies(energy, beta, len(starts))
         restart = getattr(self.sampler, "restart", None)
         if previous is None or restart is None:
-            states = [self.sampler.init(e, at) for e, at in zip(energies, starts, strict=True)]
+            states = [
+                self.sampler.init(e, start) for e, start in zip(energies, starts, strict=True)
+            ]
         else:
             each = zip(previous, energies, starts, strict=True)
-            states = [restart(old, e, at) for old, e, at in each]
+            states = [restart(old, e, start) for old, e, start in each]
         return _state(states, beta)
 
     def _bridge(self, energy: Energy) -> Any:

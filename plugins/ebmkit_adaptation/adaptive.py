@@ -17,6 +17,8 @@ from ebmkit_adaptation._rescaled import Rescaled
 _GAMMA, _T0, _KAPPA = 0.05, 10, 0.75
 _PRIOR = 5
 """Points that the scale so far counts for when a new one is estimated."""
+_ULPS = 100
+"""Rounding errors of a mean above which a standard deviation is one."""
 _FIRST = 50
 """Steps after which ``restart`` renews the scales for the first time; twice as many each time."""
 
@@ -71,8 +73,8 @@ class Adaptive:
 
     with γ = 0.05, t₀ = 10, κ = 0.75 and μ = log 10 ε₀, ε₀ the ``step_size`` of the inner sampler. With
     ``mass``, s are the standard deviations of all chains' points, which is a diagonal mass matrix for
-    any sampler. ``tune`` renews them, and so does ``restart`` after 50 steps, then 100 and so on; t
-    then starts again, with μ from ε̄. ``settle`` ends adaptation, at ε̄.
+    any sampler. ``tune`` renews them, and where it is never called ``restart`` after 50 steps, then
+    100 and so on; t then starts again, with μ from ε̄. ``settle`` ends adaptation, at ε̄.
 
     While it adapts the chains' distribution is not exactly p(x) ∝ exp(−E(x)): points count after
     ``settle``. Chains should start about where they will be, or be tuned a few times, each after more
@@ -173,6 +175,9 @@ class Adaptive:
 
     def tune(self, state: AdaptiveState, energy: Energy) -> AdaptiveState:
         tuned = self._renewed(state, energy, state.x, state.steps > 0)
+        # From now on whoever runs the warm-up says when, and not `restart`.
+        never = torch.full_like(state.due, torch.finfo(state.due.dtype).max)
+        tuned = tuned._replace(due=never)
         if tune := getattr(self.sampler, "tune", None):
             return tuned._replace(inner=tune(tuned.inner, self._rescaled(energy, tuned.scale)))
         return tuned
@@ -244,8 +249,9 @@ class Adaptive:
             spread = (state.squares / (state.seen - 1)).sqrt()
             weight = state.seen / (state.seen + _PRIOR)
             scale = spread.pow(weight) * state.scale.pow(1 - weight)
-            # Where chains never moved, or are not finite, nothing is known.
-            known = scale.isfinite() & (scale > 0)
+            # Where chains never moved, up to rounding, or are not finite, nothing is known.
+            resolution = _ULPS * torch.finfo(scale.dtype).eps * state.mean.abs()
+            known = scale.isfinite() & (spread > resolution)
             log_average, zero = state.log_average, torch.zeros_like(state.steps)
             begun: dict[str, Tensor] = {
                 "scale": torch.where(known, scale, state.scale),

@@ -506,7 +506,7 @@ def test_it_is_found_by_name_and_goes_inside_others() -> None:
         return (x.square() / (2 * variances)).sum(1)
 
     g = torch.Generator().manual_seed(15)
-    state = warmed(sampler, scaled, torch.randn(n, 2, generator=g), [40, 40, 150], g)
+    state = warmed(sampler, scaled, torch.randn(n, 2, generator=g), [40, 40, 60, 150], g)
     state, acceptance = advance(sampler, scaled, state, 30, g)
     assert float(acceptance) == pytest.approx(0.574, abs=0.03)
     for beta, replica in zip(betas, state.replicas, strict=True):

@@ -78,14 +78,16 @@ def graph_of(
     kept = {} if case.module is None else _graphs.setdefault(case.module, {})
     key = case.key(state, bad, noise, values)
     if key not in kept:
-        # Tensors of their own: one that is given twice would be one input of the graph.
-        noises = [pytree.tree_map(_copied, noise) for _ in range(case.length)]
+        noises = [noise] * case.length
         all_values = [values] * case.length
         made: list[Callable[..., Any]] = []
 
         def first(*arguments: Any) -> Any:
-            made.append(_traced(case, all_values, arguments, state.x.device.type))
-            return made[0](*arguments)  # compiling happens in the first call
+            # On tensors of their own: one that is given twice would become one input for both.
+            tensors, *others = arguments
+            own = (tensors, *pytree.tree_map(_copied, others))
+            made.append(_traced(case, all_values, own, state.x.device.type))
+            return made[0](*own)  # compiling happens in the first call
 
         with quietly():
             compiled_steps = call(first, state, bad, noises, all_values)

@@ -142,7 +142,7 @@ def test_leaves_the_weights_along_an_orbit_invariant() -> None:
     weights = torch.cat([mixture(y) + q.square().sum(1) / 2 for y, q in map(orbit.get, order)])
     weights = (weights[order.index(0)] - weights).exp()
     assert weights.max() > 2 * weights.min()
-    assert 0.1 < arrived[order.index(0)] < 0.9
+    assert ((arrived > 0.02) & (arrived < 0.98)).sum() > 3
     error = ((weights**2 * arrived * (1 - arrived)).sum() / n).sqrt()
     assert abs((weights * arrived).sum() - 1) < 5 * error
     assert error < 0.01

@@ -76,17 +76,29 @@ def joined(left: Tree, right: Tree, uniform: Tensor) -> Tree:
             left.choice.gradient.lerp(right.choice.gradient, far),
         ),
         torch.logaddexp(left.log_weight, right.log_weight),
-        left.sound & right.sound & straight(left.first, right.last),
+        left.sound & right.sound & straight(left.first, left.last, right.first, right.last),
     )
 
 
-def straight(first: Phase, last: Phase) -> Tensor:
-    """Whether a trajectory has not turned round: its ends move apart, (batch,).
+def straight(first: Phase, middle: Phase, after: Phase, last: Phase) -> Tensor:
+    """Whether a trajectory, from ``first`` to ``middle`` and on from ``after`` to ``last``, has not
+    turned round, (batch,); nor has either half with the point of the other that is next to it.
 
-    ρ·p > 0 at both ends; ρ, the momenta that led from one to the other, sums to their distance.
+    Where both halves are nearly half a period, the whole is a period and a leap, which looks straight.
+    """
+    least = _apart(first, last)
+    if first is not middle:
+        least = torch.minimum(least, torch.minimum(_apart(first, after), _apart(middle, last)))
+    return least > 0
+
+
+def _apart(first: Phase, last: Phase) -> Tensor:
+    """The lesser of ρ·p at both ends, positive where they move apart, (batch,).
+
+    ρ, the momenta that led from one to the other, sums to their distance.
     """
     rho = last.x - first.x
-    return torch.minimum(inner(rho, first.momentum), inner(rho, last.momentum)) > 0
+    return torch.minimum(inner(rho, first.momentum), inner(rho, last.momentum))
 
 
 def turned(front: Phase, back: Phase, reverse: Tensor) -> tuple[Phase, Phase]:

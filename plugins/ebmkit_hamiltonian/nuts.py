@@ -46,18 +46,21 @@ class NUTS:
     """The No-U-Turn sampler: leapfrog trajectories that grow until they turn round.
 
     With p standard normal and H(x, p) = E(x) + ½ ‖p‖², a trajectory is doubled, forwards or backwards
-    in time at random, until it or one of its dyadic parts has ρ·p ≤ 0 at one of its ends, or a point
-    has H − H₀ beyond a threshold; the last doubling is then discarded. ρ is the sum of the momenta
-    from end to end. Of each doubling a point is drawn with weights exp(−H), and it replaces the one
-    drawn so far with probability min(1, w′ / w), w′ and w being the sums of weights in the doubling
-    and before it.
+    in time at random, until it has turned round: ρ·p ≤ 0 at one of its ends, ρ being the sum of the
+    momenta from end to end. A doubling in which a dyadic part has turned round, or a point has H − H₀
+    beyond a threshold, is discarded and is the last. Of each doubling a point is drawn with weights
+    exp(−H), and it replaces the one drawn so far with probability min(1, w′ / w), w′ and w being the
+    sums of weights in the doubling and before it.
 
     x and p are (batch, *event); each chain has its own tree. The distribution of the chains is exactly
     p(x) ∝ exp(−E(x)) at any ε. What is not finite counts as diverged, so hard walls are allowed, and a
-    chain that starts at such an energy stays where it is. The momenta that carry the leapfrog from
-    point to point lie half-way between them, and their sum times ε is the distance of the ends, from
-    which the criterion is computed. A step takes at most 2^max_depth − 1 gradients; chains that have
-    turned round wait for the others.
+    chain that starts at such an energy stays where it is. The momenta in ρ are those half-way between
+    points, so that ε ρ is the distance of the ends; where two halves are joined, each one together
+    with the next point of the other must not have turned round either. A step takes at most
+    2^max_depth − 1 gradients; chains that have turned round wait for the others.
+
+    Metrics: ``acceptance_rate``, min(1, exp(H₀ − H)) as its mean over a tree's leaves; ``tree_depth``,
+    doublings begun; both as means over chains; ``divergences``, how many chains diverged; ``force``.
 
     Source: The No-U-Turn sampler (Hoffman and Gelman, 2014); A conceptual introduction to Hamiltonian
     Monte Carlo (Betancourt, 2017).
@@ -118,8 +121,9 @@ class NUTS:
             taken = growing & (noise.accept[:, depth] < odds)
             after = taken_from(tree.choice, taken, after)
             log_weight = torch.logaddexp(log_weight, tree.log_weight)
+            tail = back._replace(momentum=-back.momentum) if depth else front
+            growing = growing & straight(tail, front, tree.first, tree.last)
             front = tree.last
-            growing = growing & straight(back._replace(momentum=-back.momentum), front)
             if not bool(growing.any()):
                 break
         errors, grew = (torch.stack(parts) for parts in zip(*records, strict=True))

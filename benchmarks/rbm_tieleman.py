@@ -20,7 +20,7 @@ import torch
 import ebmkit
 
 METHODS = {"CD-1": ("cd", 1), "CD-10": ("cd", 10), "PCD-1": ("pcd", 1)}
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.1, 0.2, 0.4)
 SEEDS = (0, 1, 2)
 TUNING_SEED = 100
 HIDDEN, BATCH = 20, 100
@@ -78,7 +78,7 @@ def train(run: Run) -> Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=15_000)
+    parser.add_argument("--updates", type=int, default=12_000)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     start = time.perf_counter()

@@ -10,7 +10,7 @@ from attrs import field
 from attrs.validators import and_, ge, gt, in_, le, optional
 from torch import Tensor
 
-from ebmkit import Batch, Metrics, Model, Sampler, State, bind, doc, run_chain
+from ebmkit import Batch, Metrics, Model, Sampler, State, UserError, bind, doc, offered, run_chain
 from ebmkit_contrastive_divergence._energies import Draws, compare
 
 
@@ -38,10 +38,13 @@ class PersistentContrastiveDivergence:
 
     The buffer is filled, and slots restart with probability ``restart_rate``, by ``fill``:
     "data" is rows of the batch plus normal noise of standard deviation s, "gaussian" is normal
-    with standard deviation s, "uniform" is the box [−s, s]; s is ``fill_scale``. The buffer lives
+    with standard deviation s, "uniform" is the box [−s, s]; s is ``fill_scale``. Where the sampler
+    moves discrete states, "data" is rows of the batch as they are, "uniform" is independent fair
+    bits, or categories where sampler or model has such, and there is no "gaussian". The buffer lives
     on the batch's device.
 
-    Raises DivergenceError where a chain is not finite; the buffer is then left as it was.
+    Raises DivergenceError where a chain is not finite; the buffer is then left as it was. Raises
+    UserError where discrete chains would start from "gaussian".
 
     Source: Training Restricted Boltzmann Machines using Approximations to the Likelihood Gradient
     (Tieleman, 2008); restarts and energy regularisation: Implicit Generation and Modeling with
@@ -66,15 +69,27 @@ class PersistentContrastiveDivergence:
         validator=in_(("data", "gaussian", "uniform")),
         metadata=doc("where chains start"),
     )
-    fill_scale: float = field(default=0.1, validator=gt(0), metadata=doc("s, in units of x"))
+    fill_scale: float = field(
+        default=0.1,
+        validator=gt(0),
+        metadata=doc("s, in units of x; of continuous states alone"),
+    )
     energy_regularisation: float = field(
         default=0.0,
         validator=ge(0),
         metadata=doc("α, weight of the mean squared energies; 0 is off"),
     )
 
-    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> ReplayBuffer:  # noqa: ARG002
-        x, condition = self._draw_starts(batch, self.buffer_size, generator)
+    def check(self, model: Model) -> None:  # noqa: ARG002
+        if self.fill == "gaussian" and getattr(self.sampler, "discrete", False):
+            raise UserError(
+                'fill: expected "data" or "uniform" where the sampler moves discrete states, got '
+                '"gaussian"; choose one of those'
+            )
+
+    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> ReplayBuffer:
+        self.check(model)
+        x, condition = self._draw_starts(model, batch, self.buffer_size, generator)
         age = torch.zeros(self.buffer_size, dtype=torch.long, device=x.device)
         return ReplayBuffer(x, condition, age, None)
 
@@ -101,7 +116,7 @@ class PersistentContrastiveDivergence:
         if self.restart_rate:
             chance = torch.rand(count, generator=generator, device=device)
             restarted = chance < self.restart_rate
-            starts, labels = self._draw_starts(batch, count, generator)
+            starts, labels = self._draw_starts(model, batch, count, generator)
             x = torch.where(_widened(restarted, x), starts, x)
             age = age.masked_fill(restarted, 1)
             if condition is not None and labels is not None:
@@ -138,18 +153,34 @@ class PersistentContrastiveDivergence:
         return Batch(state.x, state.condition)
 
     def _draw_starts(
-        self, batch: Batch, count: int, generator: torch.Generator
+        self, model: Model, batch: Batch, count: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
         data = batch.x
         rows = torch.randint(len(data), (count,), generator=generator, device=data.device)
         condition = None if batch.condition is None else batch.condition[rows]
         shape = (count, *data.shape[1:])
+        if getattr(self.sampler, "discrete", False):
+            if self.fill == "data":
+                return data[rows], condition
+            categories = getattr(self.sampler, "categories", None) or offered(model, "categories")
+            return _fair_states(shape, categories, data, generator), condition
         if self.fill == "uniform":
             noise = torch.rand(shape, generator=generator, device=data.device, dtype=data.dtype)
             return self.fill_scale * (2 * noise - 1), condition
         noise = torch.randn(shape, generator=generator, device=data.device, dtype=data.dtype)
         start = data[rows] if self.fill == "data" else torch.zeros_like(noise)
         return start + self.fill_scale * noise, condition
+
+
+def _fair_states(
+    shape: tuple[int, ...], categories: int | None, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """States of the given shape, each bit or category as likely as any other."""
+    if categories is None:
+        bits = torch.randint(2, shape, generator=generator, device=like.device)
+        return bits.to(like.dtype)
+    drawn = torch.randint(categories, shape[:-1], generator=generator, device=like.device)
+    return (torch.arange(categories, device=like.device) == drawn[..., None]).to(like.dtype)
 
 
 def _widened(mask: Tensor, like: Tensor) -> Tensor:

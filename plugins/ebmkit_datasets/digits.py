@@ -19,17 +19,26 @@ class Digits(Rows):
 
     x = g/8 − 1 ("symmetric", in [−1, 1]) or x = g/16 ("unit", in [0, 1]),  g ∈ {0, …, 16}
 
+    or with ``binarise`` the discrete states x = 1 where g ≥ 8, else 0.
+
     x (batch, 1, 8, 8); the condition is the digit 0 … 9, (batch,) int64.
 
-    Raises DataError where scikit-learn is not installed.
+    Raises DataError where scikit-learn is not installed, ValueError where ``binarise`` comes with a
+    ``scale``.
 
     Source: Optical recognition of handwritten digits (Alpaydin, Kaynak, 1998)
     """
 
-    scale: Literal["symmetric", "unit"] = field(
-        default="symmetric",
-        validator=validators.in_(("symmetric", "unit")),
-        metadata=doc('range of the pixels: "symmetric" for [−1, 1], "unit" for [0, 1]'),
+    scale: Literal["symmetric", "unit"] | None = field(
+        default=None,
+        validator=validators.optional(validators.in_(("symmetric", "unit"))),
+        metadata=doc('range of the pixels: "symmetric", which is usual, [−1, 1]; "unit" [0, 1]'),
+    )
+    binarise: bool = field(
+        default=False,
+        kw_only=True,
+        validator=validators.instance_of(bool),
+        metadata=doc("whether pixels are 1 from half of the range on, else 0: discrete states"),
     )
     held_out: float = field(
         default=0.1,
@@ -37,6 +46,18 @@ class Digits(Rows):
         validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
         metadata=doc("fraction of the digits kept apart for evaluation, in [0, 1)"),
     )
+
+    def __attrs_post_init__(self) -> None:
+        if self.binarise and self.scale is not None:
+            raise ValueError(
+                f'scale: expected none where binarise makes pixels 0 or 1, got "{self.scale}"; leave '
+                "scale out, or binarise"
+            )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the digits are discrete states."""
+        return self.binarise
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -61,4 +82,6 @@ class Digits(Rows):
         return Table(pixels[:, None], torch.from_numpy(bunch.target).to(torch.int64))
 
     def _rescaled(self, events: Tensor) -> Tensor:
-        return events / 8 - 1 if self.scale == "symmetric" else events / 16
+        if self.binarise:
+            return (events >= 8).to(events.dtype)
+        return events / 16 if self.scale == "unit" else events / 8 - 1

@@ -9,7 +9,7 @@ import attrs
 from attrs import field, validators
 from torch import Tensor, nn
 
-from ebmkit import doc
+from ebmkit import EvaluationError, doc
 from ebmkit_energies._events import as_optional_shape, flattened, sizes
 
 
@@ -46,6 +46,15 @@ class Analytic(nn.Module, ABC):
     def extra_repr(self) -> str:
         names = (a.name for a in attrs.fields(type(self)) if a.init)
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def _size(self) -> int:
+        """How many numbers an event has."""
+        if self.event_shape is None:
+            raise EvaluationError(
+                f"{type(self).__name__}: log_partition depends on how many numbers an event has; "
+                "state event_shape"
+            )
+        return math.prod(self.event_shape)
 
     def _check(self, size: int) -> None:
         """Raise ValueError where an event of ``size`` numbers is none that the formula takes."""

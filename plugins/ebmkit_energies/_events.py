@@ -15,6 +15,7 @@ Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], object]
 
 positive: Validator = validators.and_(finite, validators.gt(0))
 positives: Validator = validators.deep_iterable(positive)
+finites: Validator = validators.deep_iterable(finite)
 sizes: Validator = validators.deep_iterable(validators.and_(whole, validators.ge(1)))
 matrix: Validator = validators.deep_iterable(validators.deep_iterable(finite))
 

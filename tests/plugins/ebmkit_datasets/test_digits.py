@@ -95,6 +95,27 @@ def test_missing_scikit_learn_is_named_with_its_remedy(monkeypatch: pytest.Monke
         digits.draw(1, generator=generator())
 
 
+def test_binarised_pixels_are_one_from_half_of_the_range_on() -> None:
+    digits = Digits(binarise=True, held_out=0.0)
+    grey = Digits(scale="unit", held_out=0.0)
+    assert digits.discrete
+    assert not grey.discrete
+    assert torch.equal(digits[:].x, (grey[:].x >= 0.5).float())
+    assert digits[:].x.unique().tolist() == [0, 1]
+    assert digits[0].x.shape == (1, 8, 8)
+    # Half of the range itself is there, so that > would not do.
+    assert (grey[:].x == 0.5).any()
+
+
+def test_a_scale_means_nothing_to_binarised_pixels() -> None:
+    for scale in ("symmetric", "unit"):
+        with pytest.raises(ValueError, match=f'scale: .* got "{scale}"; leave scale out'):
+            Digits(scale=scale, binarise=True)
+    assert torch.equal(Digits(scale="symmetric")[:].x, Digits()[:].x)
+    with pytest.raises(TypeError, match="binarise"):
+        Digits(binarise=1)
+
+
 @pytest.mark.parametrize("fields", [{"held_out": 1.0}, {"held_out": -0.1}, {"scale": "byte"}])
 def test_fields_out_of_bounds_are_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):

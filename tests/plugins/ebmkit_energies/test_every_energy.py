@@ -10,13 +10,16 @@ from collections.abc import Callable
 import pytest
 import torch
 from ebmkit_energies.ackley import Ackley
+from ebmkit_energies.banana import Banana
 from ebmkit_energies.deep_kernel import DeepKernel
 from ebmkit_energies.double_well import DoubleWell
+from ebmkit_energies.funnel import Funnel
 from ebmkit_energies.gaussian import Gaussian
 from ebmkit_energies.gaussian_mixture import GaussianMixture
 from ebmkit_energies.harmonic import Harmonic
 from ebmkit_energies.mlp import MLP
 from ebmkit_energies.rastrigin import Rastrigin
+from ebmkit_energies.rbm import RBM
 from ebmkit_energies.rosenbrock import Rosenbrock
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,8 +41,10 @@ def generator(seed: int = 0) -> torch.Generator:
 # Each for events of six numbers, in a shape of one's choice.
 builders: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "ackley": lambda shape: Ackley(event_shape=shape),
+    "banana": lambda shape: Banana(2.0, 0.3, event_shape=shape),
     "deep-kernel": lambda shape: DeepKernel(shape, 7, [1.0, 2.0], [8], 5, generator=generator()),
     "double-well": lambda shape: DoubleWell(1.5, event_shape=shape),
+    "funnel": lambda shape: Funnel(event_shape=shape),
     "gaussian": lambda shape: Gaussian(MEAN, COVARIANCE, event_shape=shape),
     "gaussian-trainable": lambda shape: Gaussian(MEAN, COVARIANCE, True, event_shape=shape),
     "gaussian-mixture": lambda shape: GaussianMixture(MEANS, 0.8, [1, 2, 3], event_shape=shape),
@@ -47,6 +52,7 @@ builders: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "mlp": lambda shape: MLP(shape, [16], generator=generator()),
     "mlp-full": lambda shape: MLP(shape, [8, 9], "tanh", 2.0, 1.5, 0.5, generator=generator()),
     "rastrigin": lambda shape: Rastrigin(event_shape=shape),
+    "rbm": lambda shape: RBM(shape, 5, 0.5, generator()),
     "rosenbrock": lambda shape: Rosenbrock(0.9, 4.0, event_shape=shape),
 }
 every = pytest.mark.parametrize("build", builders.values(), ids=builders)

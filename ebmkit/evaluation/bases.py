@@ -22,7 +22,8 @@ _FLOOR = 1e-3
 
 
 class Base(Protocol):
-    """An energy that can be drawn from and whose normaliser is known."""
+    """An energy that can be drawn from and whose normaliser is known; of discrete states with
+    ``probabilities``."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Energies (batch,) of points (batch, *event), in their dtype."""
@@ -107,6 +108,11 @@ class BernoulliBase:
     logits: Tensor = field()
     """a (*event), float64"""
 
+    @property
+    def probabilities(self) -> Tensor:
+        """Of ones, (*event); what a model's ``bridge`` is given."""
+        return self.logits.sigmoid()
+
     @classmethod
     def of(cls, data: Tensor) -> BernoulliBase:
         """With the means of data (n, *event) of 0 and 1, with one row of each added.
@@ -143,6 +149,11 @@ class CategoricalBase:
 
     logits: Tensor = field()
     """a (*event), float64; categories on the last axis"""
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Of ones, (*event); what a model's ``bridge`` is given."""
+        return self.logits.softmax(-1)
 
     @classmethod
     def of(cls, data: Tensor) -> CategoricalBase:

@@ -14,16 +14,9 @@ from attrs.validators import ge
 from torch import Tensor
 
 from ebmkit.errors import DivergenceError, EvaluationError, UserError
-from ebmkit.evaluation.annealing import (
-    Path,
-    forward,
-    ladder,
-    lower_side,
-    mover,
-    reverse,
-    upper_side,
-)
+from ebmkit.evaluation.annealing import forward, lower_side, mover, reverse, upper_side
 from ebmkit.evaluation.bases import base_for
+from ebmkit.evaluation.path import Path, ladder
 from ebmkit.evaluation.quadrature import log_partition
 from ebmkit.layers import offered
 from ebmkit.protocols import Batch, Energy, Model, Sampler

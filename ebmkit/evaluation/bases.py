@@ -180,11 +180,12 @@ class CategoricalBase:
         return self.logits.logsumexp(-1).sum()
 
     def draw(self, n: int, *, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-        categories = self.logits.shape[-1]
-        rows = self.logits.softmax(-1).reshape(-1, categories)
-        drawn = torch.multinomial(rows, n, replacement=True, generator=generator)
-        one_hot = torch.nn.functional.one_hot(drawn, categories).transpose(0, 1)
-        return one_hot.reshape(n, *self.logits.shape).to(dtype)
+        below = self.probabilities.cumsum(-1)[..., :-1]
+        shape = (n, *below.shape[:-1], 1)
+        u = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+        # A number above the last sum, which may be a rounding below 1, falls to the last category.
+        drawn = (u >= below).sum(-1)
+        return torch.nn.functional.one_hot(drawn, self.logits.shape[-1]).to(dtype)
 
 
 def base_for(energy: Any, data: Tensor) -> Base:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 import torch
@@ -19,6 +19,24 @@ _FULL_UP_TO = 512
 """Numbers in an event up to which a Gaussian base has a full covariance."""
 _FLOOR = 1e-3
 """Least variance of a Gaussian base, relative to the mean variance of the data."""
+
+
+class States(NamedTuple):
+    """Of what kind points are."""
+
+    discrete: bool
+    """Whether they are of zeros and ones."""
+    categories: int | None = None
+    """Categories of one-hot rows along the last axis; None for bits."""
+
+    @classmethod
+    def of(cls, *parts: Any) -> States:
+        """As a model and its samplers say, the first that does."""
+        said = [offered(part, "categories") for part in parts]
+        return cls(
+            any(bool(offered(part, "discrete")) for part in parts),
+            next((categories for categories in said if categories is not None), None),
+        )
 
 
 class Base(Protocol):
@@ -188,15 +206,15 @@ class CategoricalBase:
         return torch.nn.functional.one_hot(drawn, self.logits.shape[-1]).to(dtype)
 
 
-def base_for(energy: Any, data: Tensor) -> Base:
-    """The base for an energy, fitted to data (n, *event): a Gaussian, and for discrete states
-    independent categoricals where the energy has ``categories`` and bits where it has none.
+def base_for(states: States, data: Tensor) -> Base:
+    """The base for points of such states, fitted to data (n, *event): a Gaussian, and where they are
+    discrete independent bits or categoricals.
 
     Raises:
         EvaluationError: the data are not of such states, or not finite.
     """
     if not bool(data.isfinite().all()) or not len(data):
         raise EvaluationError("a base to anneal from needs rows of data that are finite")
-    if not offered(energy, "discrete"):
+    if not states.discrete:
         return GaussianBase.of(data)
-    return (CategoricalBase if offered(energy, "categories") else BernoulliBase).of(data)
+    return (BernoulliBase if states.categories is None else CategoricalBase).of(data)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebmkit.errors import DivergenceError, EvaluationError, UserError
 from ebmkit.evaluation.annealing import forward, lower_side, mover, reverse, upper_side
-from ebmkit.evaluation.bases import base_for
+from ebmkit.evaluation.bases import States, base_for
 from ebmkit.evaluation.path import Path, ladder
 from ebmkit.evaluation.quadrature import log_partition
 from ebmkit.layers import offered
@@ -45,25 +45,28 @@ def likelihood(
     samples: Batch | str,
     known: Mapping[str, Any],
     annealing: Annealing | None = None,
+    states: States | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The numbers on log Z and on the data's log likelihood, and why some are missing.
 
     ``log_z`` with its ``log_z_method``: "exact" by the model's formula or by a sum over all states,
     "quadrature" in 2-D (taken from ``known`` where that has it), or "annealing".
     ``log_likelihood`` = mean over rows of −E(x) − log Z, in nats a row; its error is that of the
-    mean over rows and that of log Z. ``annealing`` adds brackets, see ``bracket``.
+    mean over rows and that of log Z. ``annealing`` adds brackets, see ``bracket``. ``states`` are of
+    the kind that the model says where nothing else is said.
     """
     if data.condition is not None:
         return {}, {"log_z": "a conditional model has a normaliser for each condition"}
+    states = States.of(model) if states is None else states
     numbers: dict[str, Any] = {}
     refused: dict[str, str] = {}
     try:
-        numbers |= _exact(model, data.x, known)
+        numbers |= _exact(model, data.x, known, states)
     except UserError as error:
         refused["log_z"] = str(error)
     if annealing is not None:
         try:
-            found, missing = bracket(model, data.x, samples, annealing)
+            found, missing = bracket(model, data.x, samples, annealing, states)
         except (UserError, DivergenceError) as error:
             refused["log_z_lower"] = refused["log_z_upper"] = str(error)
         else:
@@ -90,7 +93,7 @@ def likelihood(
 
 
 def bracket(
-    model: Energy, data: Tensor, samples: Batch | str, annealing: Annealing
+    model: Energy, data: Tensor, samples: Batch | str, annealing: Annealing, states: States
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Brackets on log Z by annealed importance sampling, and why one is missing.
 
@@ -111,7 +114,7 @@ def bracket(
             "there is no sampler to move annealed chains; state [evaluation] annealing_sampler"
         )
     generator = annealing.generator
-    path, betas = Path(model, base_for(model, data)), ladder(annealing.steps)
+    path, betas = Path(model, base_for(states, data)), ladder(annealing.steps)
     move = mover(
         annealing.sampler,
         path,
@@ -149,19 +152,18 @@ def bracket(
     }, {}
 
 
-def _exact(model: Model, data: Tensor, known: Mapping[str, Any]) -> dict[str, Any]:
+def _exact(model: Model, data: Tensor, known: Mapping[str, Any], states: States) -> dict[str, Any]:
     """log Z without chance and how it was found.
 
     Raises:
         UserError: there is no way to it, or the model's own is too long.
     """
-    discrete = bool(offered(model, "discrete"))
     formula = offered(model, "log_partition")
     if formula is not None:
         with torch.no_grad():
             value, method = float(formula()), "exact"
-    elif discrete:
-        value, method = _sum_over_states(model, data), "exact"
+    elif states.discrete:
+        value, method = _sum_over_states(model, data, states), "exact"
     elif "log_z" in known:
         value, method = known["log_z"], "quadrature"
     elif data.shape[1:] == (2,):
@@ -176,23 +178,23 @@ def _exact(model: Model, data: Tensor, known: Mapping[str, Any]) -> dict[str, An
     return {"log_z": value, "log_z_method": method}
 
 
-def _sum_over_states(model: Energy, data: Tensor) -> float:
+def _sum_over_states(model: Energy, data: Tensor, states: States) -> float:
     """log Σ exp(−E) over the states that data (n, *event) are some of.
 
     Raises:
-        EvaluationError: there are too many of them.
+        EvaluationError: there are too many of them, or the data are of others.
     """
-    shape = data.shape[1:]
-    k = shape[-1] if offered(model, "categories") else 2
-    sites = shape.numel() // k if offered(model, "categories") else shape.numel()
+    base_for(states, data)  # Refuses data of other states than those below.
+    shape, k = data.shape[1:], states.categories or 2
+    sites = shape.numel() // (states.categories or 1)
     if k**sites > STATES:
         raise EvaluationError(
             f"the model offers no log_partition and has {k}^{sites} states, too many to sum over; "
             "[evaluation] annealing_steps brackets it"
         )
-    base_for(model, data)  # Refuses data of other states than those below.
-    values = torch.eye(k, device=data.device) if offered(model, "categories") else None
-    indices = torch.tensor(list(itertools.product(range(k), repeat=sites)), device=data.device)
-    states = indices.to(data.dtype) if values is None else values.to(data.dtype)[indices]
+    rows = torch.tensor(list(itertools.product(range(k), repeat=sites)), device=data.device)
+    if states.categories is not None:
+        rows = torch.nn.functional.one_hot(rows, k)
     with torch.no_grad():
-        return float(torch.logsumexp(-model(states.view(-1, *shape)).double(), 0))
+        energies = model(rows.to(data.dtype).view(-1, *shape))
+    return float(torch.logsumexp(-energies.double(), 0))

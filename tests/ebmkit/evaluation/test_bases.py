@@ -19,6 +19,7 @@ from ebmkit.evaluation.bases import (
     BernoulliBase,
     CategoricalBase,
     GaussianBase,
+    States,
     base_for,
 )
 
@@ -132,33 +133,34 @@ def test_bits_that_never_change_are_pulled_in() -> None:
     torch.testing.assert_close(p, torch.full((2,), 0.1, dtype=torch.float64))
 
 
-class Said:
-    def __init__(self, **said: object) -> None:
-        self.__dict__.update(said)
+def test_states_are_what_the_first_part_says_that_says_something() -> None:
+    class Said:
+        def __init__(self, **said: object) -> None:
+            self.__dict__.update(said)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return x.flatten(1).sum(1)
+    assert States.of(Said(), None) == States(discrete=False)
+    assert States.of(Said(discrete=True), None) == States(discrete=True)
+    assert States.of(Said(), None, Said(discrete=True, categories=4)) == (True, 4)
+    assert States.of(Said(discrete=True, categories=3), Said(categories=4)) == (True, 3)
 
 
-def test_the_base_is_chosen_by_what_the_energy_says() -> None:
-    assert isinstance(base_for(Said(), correlated(5)), GaussianBase)
-    assert isinstance(base_for(Said(discrete=True), one_hot(5)), BernoulliBase)
-    assert isinstance(base_for(Said(discrete=True, categories=3), one_hot(5)), CategoricalBase)
+def test_the_base_is_chosen_by_the_states() -> None:
+    assert isinstance(base_for(States(discrete=False), correlated(5)), GaussianBase)
+    assert isinstance(base_for(States(discrete=True), one_hot(5)), BernoulliBase)
+    assert isinstance(base_for(States(discrete=True, categories=3), one_hot(5)), CategoricalBase)
 
 
 @pytest.mark.parametrize(
-    ("said", "data", "words"),
+    ("states", "data", "words"),
     [
-        ({"discrete": True}, torch.full((4, 2), 0.5), "must be 0 and 1"),
-        ({"discrete": True}, torch.full((4, 2), -1.0), "must be 0 and 1"),
-        ({"discrete": True, "categories": 2}, torch.ones(4, 3, 2), "one-hot"),
-        ({"discrete": True, "categories": 2}, torch.full((4, 3, 2), 0.5), "one-hot"),
-        ({}, torch.full((4, 2), math.nan), "finite"),
-        ({}, torch.zeros(0, 2), "rows of data"),
+        (States(discrete=True), torch.full((4, 2), 0.5), "must be 0 and 1"),
+        (States(discrete=True), torch.full((4, 2), -1.0), "must be 0 and 1"),
+        (States(discrete=True, categories=2), torch.ones(4, 3, 2), "one-hot"),
+        (States(discrete=True, categories=2), torch.full((4, 3, 2), 0.5), "one-hot"),
+        (States(discrete=False), torch.full((4, 2), math.nan), "finite"),
+        (States(discrete=False), torch.zeros(0, 2), "rows of data"),
     ],
 )
-def test_data_of_other_states_are_refused(
-    said: dict[str, object], data: Tensor, words: str
-) -> None:
+def test_data_of_other_states_are_refused(states: States, data: Tensor, words: str) -> None:
     with pytest.raises(EvaluationError, match=words):
-        base_for(Said(**said), data)
+        base_for(states, data)

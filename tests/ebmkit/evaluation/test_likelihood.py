@@ -81,6 +81,10 @@ class Metropolis:
         return Points(torch.where(wide, y, x), torch.where(accepted, energies, state.energy)), {}
 
 
+class Discrete(Metropolis):
+    discrete = True
+
+
 def annealing(steps: int = 50, sampler: Any = None, chains: int = 200, seed: int = 1) -> Annealing:
     return Annealing(
         steps=steps,
@@ -154,6 +158,13 @@ def test_two_bits_are_no_plane() -> None:
     numbers = judge(Bits(), Batch(states), "none", lambda x: 0 * x[:, 0] - math.log(4))
     assert numbers["log_z"] == pytest.approx(float((-Bits()(states)).logsumexp(0)))
     assert "continuous" in numbers["refused"]["kl_nats"]
+
+
+def test_bits_that_only_a_sampler_calls_so_are_summed_over() -> None:
+    states = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    said = judge(lambda x: x.sum(1), Batch(states), "none", None, sampler=Discrete())
+    assert said["log_z"] == pytest.approx(2 * math.log(1 + math.exp(-1)))
+    assert said["log_z_method"] == "exact"
 
 
 def test_many_states_are_refused_with_the_remedy() -> None:

@@ -250,6 +250,7 @@ class Machine:
         self.bias = (beta * bias + (1 - beta) * at_zero).double()
         self.off = off
         self.asked: list[float] = []
+        self.base = base
 
     def __call__(self, v: Tensor) -> Tensor:
         v = v.double()
@@ -287,6 +288,23 @@ def test_a_bridge_is_followed_and_its_constants_cancel() -> None:
     holds(log_z, lower, upper)
     assert upper.mean - lower.mean < 0.1
     assert machine.asked == ladder(60)[1:-1], "each bridge is built once"
+
+
+def test_a_path_ends_in_what_it_is_between_and_a_bridge_gets_the_base_as_probabilities() -> None:
+    machine, base = Machine(), BernoulliBase.of(STATES[:32:3, 3:])
+    path = Path(machine, base)
+    assert path.at(0.0) is base
+    assert path.at(1.0) is machine
+    between: Any = path.at(0.5)
+    torch.testing.assert_close(between.base, base.probabilities)
+    assert path.at(0.5) is between
+
+
+def test_only_a_discrete_energy_is_asked_for_a_bridge() -> None:
+    class Smooth(Machine):
+        discrete = False
+
+    assert isinstance(Path(Smooth(), gaussian(5)[3]).at(0.5), Between)
 
 
 @pytest.mark.parametrize("temperatures", [1, 2, 3, 5])

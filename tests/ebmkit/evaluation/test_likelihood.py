@@ -221,6 +221,7 @@ def test_brackets_stand_beside_what_is_exact() -> None:
     assert numbers["log_z_upper"] > LOG_Z[3] - 5 * numbers["log_z_upper_error"]
     assert numbers["log_z_gap"] == numbers["log_z_upper"] - numbers["log_z_lower"]
     assert numbers["log_z_gap"] < 0.1
+    assert 190 < numbers["annealing_effective_reverse"] <= 200
     assert "approximate" in numbers["log_z_upper_holds"]
     assert (numbers["annealing_steps"], numbers["annealing_chains"]) == (50, 200)
     row = numbers["log_likelihood"] + LOG_Z[3]

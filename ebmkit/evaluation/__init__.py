@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from ebmkit.errors import DivergenceError, EvaluationError, UserError
+from ebmkit.evaluation.bases import States
+from ebmkit.evaluation.likelihood import Annealing, likelihood
 from ebmkit.evaluation.losses import loss_on
 from ebmkit.evaluation.quadrature import kl_divergence
 from ebmkit.evaluation.two_sample import auroc, mmd2
 from ebmkit.objectives import bind
-from ebmkit.protocols import Batch, Energy, Loss, Model
+from ebmkit.protocols import Batch, Energy, Loss, Model, Sampler
 
-__all__ = ["judge", "loss_on"]
+__all__ = ["Annealing", "judge", "loss_on"]
 
 
 def judge(
@@ -24,23 +26,31 @@ def judge(
     log_density: Energy | None,
     loss: Loss | None = None,
     test: Callable[[Loss], Mapping[str, float]] | None = None,
+    annealing: Annealing | None = None,
+    sampler: Sampler | None = None,
 ) -> dict[str, Any]:
     """All numbers that apply, by name; ``refused`` says why one is missing.
 
     ``log_density`` is the data's, where it is known; ``samples`` are the model's, or why there
-    are none; ``test`` takes ``loss`` of the data, where one is asked for.
+    are none; ``test`` takes ``loss`` of the data, where one is asked for; ``annealing`` says how
+    log Z is bracketed, where that is asked for; ``sampler`` says that points are discrete where the
+    model does not.
     """
+    states = States.of(model, sampler, annealing and annealing.sampler)
     numbers: dict[str, Any] = {}
     refused: dict[str, str] = {}
     if log_density is None:
         refused["kl_nats"] = "the data's density is not known"
-    elif data.x.shape[1:] != (2,) or data.condition is not None:
-        refused["kl_nats"] = "quadrature is for unconditional models of 2-D data"
+    elif data.x.shape[1:] != (2,) or data.condition is not None or states.discrete:
+        refused["kl_nats"] = "quadrature is for unconditional models of continuous 2-D data"
     else:
         try:
             numbers |= kl_divergence(log_density, model, data.x)._asdict()
         except EvaluationError as error:
             refused["kl_nats"] = str(error)
+    found, missing = likelihood(model, data, samples, numbers, annealing, states)
+    numbers |= found
+    refused |= missing
     if isinstance(samples, str):
         refused["auroc"] = refused["mmd2"] = samples
     else:

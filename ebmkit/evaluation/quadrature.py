@@ -1,4 +1,4 @@
-"""Exact KL(data‖model) of 2-D energies by quadrature."""
+"""Exact log Z and KL(data‖model) of 2-D energies by quadrature."""
 
 from __future__ import annotations
 
@@ -48,20 +48,13 @@ def kl_divergence(log_density: Energy, energy: Energy, data: Tensor) -> Divergen
     Raises:
         EvaluationError: the model's mass leaves every box, or energies are not finite.
     """
-    low, high = data.min(0).values, data.max(0).values
-    centre, half = (low + high) / 2, (high - low).clamp(min=1e-3) / 2 * 1.2
+    centre, half = _box(data)
 
     def surprise(x: Tensor) -> Tensor:
         return -log_density(x)
 
     half, _ = _grown(surprise, centre, half, DATA_OUTSIDE)
-    model_half, outside = _grown(energy, centre, half, OUTSIDE)
-    if outside > OUTSIDE:
-        raise EvaluationError(
-            f"the model's mass leaves the grid: a ring around [{_words(centre, model_half)}] still "
-            f"holds {outside:.2g} of the mass inside. An energy that does not grow far out has no "
-            "normalised density; mlp's base_scale gives it one"
-        )
+    model_half, outside = _of_model(energy, centre, half)
 
     def of_data(points: Tensor, area: float) -> tuple[Tensor, float]:
         log_p, e = _apply(log_density, points), _apply(energy, points)
@@ -70,15 +63,50 @@ def kl_divergence(log_density: Energy, energy: Energy, data: Tensor) -> Divergen
         terms = torch.stack([torch.where(p > 0, p * (log_p + e), 0), p])
         return terms, area
 
-    def of_model(points: Tensor, area: float) -> tuple[Tensor, float]:
-        return -_apply(energy, points)[None], area
-
     cross, cross_error, _ = _refined(of_data, _sums, centre, half)
     integral, mass = cross
-    (log_z,), log_z_error, n = _refined(of_model, _log_sum, centre, model_half)
+    log_z, log_z_error, n = _log_z(energy, centre, model_half)
     bounds = torch.stack([centre - model_half, centre + model_half], 1).tolist()
     kl = integral + mass * log_z
     return Divergence(kl, cross_error + log_z_error, log_z, mass, outside, bounds, n)
+
+
+def log_partition(energy: Energy, data: Tensor) -> tuple[float, float]:
+    """log ∫ exp(−E) over the plane, and its change on halving the grid's spacing, on a box that
+    grows from data (n, 2) as in ``kl_divergence``.
+
+    Raises:
+        EvaluationError: the model's mass leaves every box, or energies are not finite.
+    """
+    centre, half = _box(data)
+    half, _ = _of_model(energy, centre, half)
+    log_z, error, _ = _log_z(energy, centre, half)
+    return log_z, error
+
+
+def _box(data: Tensor) -> tuple[Tensor, Tensor]:
+    low, high = data.min(0).values, data.max(0).values
+    return (low + high) / 2, (high - low).clamp(min=1e-3) / 2 * 1.2
+
+
+def _of_model(energy: Energy, centre: Tensor, half: Tensor) -> tuple[Tensor, float]:
+    """The box that holds the model's mass, and the mass around it."""
+    half, outside = _grown(energy, centre, half, OUTSIDE)
+    if outside > OUTSIDE:
+        raise EvaluationError(
+            f"the model's mass leaves the grid: a ring around [{_words(centre, half)}] still "
+            f"holds {outside:.2g} of the mass inside. An energy that does not grow far out has no "
+            "normalised density; mlp's base_scale gives it one"
+        )
+    return half, outside
+
+
+def _log_z(energy: Energy, centre: Tensor, half: Tensor) -> tuple[float, float, int]:
+    def terms(points: Tensor, area: float) -> tuple[Tensor, float]:
+        return -_apply(energy, points)[None], area
+
+    (log_z,), error, n = _refined(terms, _log_sum, centre, half)
+    return log_z, error, n
 
 
 def _sums(terms: Tensor, area: float) -> list[float]:

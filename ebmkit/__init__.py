@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ebmkit.calculus import score as score
     from ebmkit.calculus import with_rule as with_rule
     from ebmkit.chains import Chain as Chain
+    from ebmkit.chains import ChainInterrupt as ChainInterrupt
+    from ebmkit.chains import Moments as Moments
     from ebmkit.chains import run_chain as run_chain
     from ebmkit.chains import sample as sample
     from ebmkit.clocks import clock_of as clock_of
@@ -75,7 +77,7 @@ _HOME = {
         "score",
         "with_rule",
     ),
-    "ebmkit.chains": ("Chain", "run_chain", "sample"),
+    "ebmkit.chains": ("Chain", "ChainInterrupt", "Moments", "run_chain", "sample"),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
     "ebmkit.lowering": ("CompileWarning", "tracing"),
     "ebmkit.composer": ("compose", "create"),

@@ -9,11 +9,14 @@ import pytest
 import torch
 from attrs import field
 from attrs.validators import gt
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import ebmkit
 from ebmkit import scheduled
 from ebmkit.chains import run_chain
+from ebmkit.chains.run import _windows
 
 
 class Where(NamedTuple):
@@ -88,7 +91,10 @@ def test_no_steps_leave_the_points_where_they_are() -> None:
     assert (chain.x == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [{"steps": -1}, {"steps": 1, "thin": 0}, {"steps": 4, "thin": 2}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": -1}, {"steps": 1, "thin": 0}, {"steps": 4, "thin": 2}, {"steps": 1, "warm_up": -1}],
+)
 def test_refuses_wrong_numbers_of_steps(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"steps|thin"):
         run(Recorder(), **wrong)
@@ -119,6 +125,187 @@ def test_sampling_leaves_model_parameters_and_global_randomness_alone() -> None:
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     assert [m.training for m in model] == [True, True, False, True, True]
     assert torch.equal(before, torch.get_rng_state())
+
+
+@attrs.frozen
+class Learner:
+    """Counts how it was tuned and settled, in its state."""
+
+    def init(self, energy: Any, x: Tensor) -> Lesson:
+        return Lesson(x, torch.zeros(()), torch.zeros(()))
+
+    def draw(self, state: Lesson, *, generator: torch.Generator) -> Tensor:
+        return torch.randn(state.x.shape, generator=generator)
+
+    def step(self, energy: Any, state: Lesson, noise: Tensor) -> tuple[Lesson, dict[str, Tensor]]:
+        # A step after the settling is worth 1, one before it 100.
+        worth = torch.where(state.settled > 0, 1.0, 100.0)
+        return state._replace(x=state.x + noise), {"worth": worth}
+
+    def tune(self, state: Lesson, energy: Any) -> Lesson:
+        assert energy(state.x).shape == (3,)
+        return state._replace(tuned=state.tuned + 1)
+
+    def settle(self, state: Lesson) -> Lesson:
+        return state._replace(settled=state.settled + 1)
+
+
+class Lesson(NamedTuple):
+    x: Tensor
+    tuned: Tensor
+    settled: Tensor
+
+
+class TestWarmUp:
+    def test_tunes_along_the_way_and_settles_at_its_end(self) -> None:
+        chain = run(Learner(), 10, warm_up=500)
+        assert chain.state.tuned == 6
+        assert chain.state.settled == 1
+        assert chain.metrics["worth"] == 1
+        assert chain.steps == 10
+        assert run(Learner(), 10).state.settled == 0
+
+    @given(st.integers(1, 3000))
+    def test_windows_fill_it_and_leave_the_last_fifth_alone(self, steps: int) -> None:
+        windows = _windows(steps)
+        assert sum(windows) == steps and min(windows) > 0
+        assert len(windows) <= 7
+        assert windows[-1] >= steps // 5
+
+    def test_its_points_are_not_kept(self) -> None:
+        chain = run(Recorder(), 6, warm_up=4, trajectory=True, thin=2)
+        assert chain.trajectory[:, 0, 0].tolist() == [6, 8, 10]
+
+
+class TestMoments:
+    @given(st.integers(0, 25), st.integers(1, 4))
+    def test_are_those_of_the_trajectory(self, steps: int, thin: int) -> None:
+        chain = run_chain(
+            Learner(),
+            flat,
+            torch.zeros(3, 2),
+            steps=steps,
+            thin=thin,
+            trajectory=True,
+            moments=True,
+            generator=torch.Generator().manual_seed(steps),
+        )
+        kept = chain.trajectory.double()
+        if not len(kept):
+            assert chain.moments is None
+            return
+        assert chain.moments.n == len(kept)
+        torch.testing.assert_close(chain.moments.mean.double(), kept.mean(0), rtol=1e-4, atol=1e-5)
+        if len(kept) > 1:
+            torch.testing.assert_close(
+                chain.moments.variance.double(), kept.var(0), rtol=1e-4, atol=1e-5
+            )
+        else:
+            assert chain.moments.variance.isnan().all()
+
+    def test_take_no_more_memory_for_more_steps(self) -> None:
+        chain = run(Recorder(), 500, moments=True)
+        assert chain.trajectory is None
+        assert chain.moments.mean.shape == (3, 2)
+        assert chain.moments.mean[0, 0] == 250.5
+
+
+def test_fields_of_the_state_are_traced() -> None:
+    sampler = ebmkit.create("sampler", "mala", step_size=0.2)
+    chain = run_chain(
+        sampler,
+        lambda x: x.square().sum(1),
+        torch.ones(4, 2),
+        steps=6,
+        thin=2,
+        trajectory=True,
+        trace=("energy",),
+        generator=torch.Generator().manual_seed(0),
+    )
+    torch.testing.assert_close(chain.traces["energy"], chain.trajectory.square().sum(2))
+
+
+def test_progress_is_told_to_the_end() -> None:
+    told: list[tuple[int, int]] = []
+    run(Recorder(), 25, warm_up=5, progress=lambda *at: told.append(at))
+    assert told[-1] == (30, 30)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_an_interrupt_hands_over_what_there_is() -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done >= 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(ebmkit.ChainInterrupt) as caught:
+        run(Recorder(), 50, trajectory=True, progress=interrupt)
+    chain = caught.value.chain
+    assert chain.steps == len(chain.trajectory) == 20
+    assert chain.x[0, 0] == 20
+    assert isinstance(caught.value, KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("name", ["langevin", "mala", "hmc", "nuts", "underdamped-langevin"])
+def test_a_state_goes_on_bit_for_bit(name: str) -> None:
+    sampler = ebmkit.create("sampler", name, step_size=0.1)
+    model = ebmkit.create("model", "mlp", event_shape=(2,), hidden=[8], base_scale=1.0)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+
+    def chain(steps: int, generator: torch.Generator, **keywords: Any) -> Any:
+        return run_chain(sampler, model, x, steps=steps, generator=generator, **keywords)
+
+    whole = chain(25, torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    first = chain(11, generator)
+    second = chain(14, generator, state=first.state)
+    for one, other in zip(whole.state, second.state, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parameters_are_detached_while_chains_run() -> None:
+    seen = []
+
+    class Watched(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(self.weight.requires_grad)
+            return super().forward(x).squeeze(1)
+
+    model = Watched(2, 1)
+    weight = model.weight
+    with torch.random.fork_rng(devices=[]):
+        ebmkit.sample(ebmkit.create("sampler", "langevin"), model, torch.zeros(3, 2), steps=2)
+    assert seen and not any(seen)
+    assert model.weight is weight and weight.requires_grad and weight.grad is None
+
+
+def test_random_numbers_drawn_ahead_are_those_drawn_one_by_one() -> None:
+    sampler = ebmkit.create("sampler", "mala", step_size=0.2)
+    model = ebmkit.create("model", "harmonic")
+    x = torch.ones(5, 3)
+    generator = torch.Generator().manual_seed(3)
+    state = sampler.init(model, x)
+    for _ in range(23):
+        noise = sampler.draw(state, generator=generator)
+        state, _ = sampler.step(model, state, noise, step_size=0.2)
+    chain = run_chain(sampler, model, x, steps=23, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(chain.x, state.x)
+
+
+def test_large_noise_is_not_drawn_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+
+    class Loud(Learner):
+        def draw(self, state: Lesson, *, generator: torch.Generator) -> Tensor:
+            drawn.append("draw")
+            return super().draw(state, generator=generator)
+
+        def step(self, energy: Any, state: Lesson, noise: Tensor) -> Any:
+            drawn.append("step")
+            return super().step(energy, state, noise)
+
+    monkeypatch.setattr("ebmkit.chains.run.AHEAD_BYTES", 2 * 6 * 4)
+    run(Loud(), 5)
+    assert drawn == ["draw", "draw", "step", "step"] * 2 + ["draw", "step"]
 
 
 def test_the_guard_counts_chains_that_are_not_finite() -> None:

@@ -60,10 +60,16 @@ def with_steps(planner: Planner, training: Training, dataset: Any, default: int)
     return attrs.evolve(training, steps=training.steps or default)
 
 
-def same_states(planner: Planner, dataset: Any, sampler: Any, loss: Any) -> None:
+def same_states(
+    planner: Planner, dataset: Any, sampler: Any, loss: Any, evaluation: Any = None
+) -> None:
     """Samplers move the kind of states that the data have."""
     words = {True: "discrete", False: "continuous"}
-    for place, part in _samplers(sampler, loss) if dataset is not None else ():
+    annealing = getattr(evaluation, "annealing_sampler", None)
+    samplers = _samplers(sampler, loss)
+    if annealing is not None:
+        samplers.append(("evaluation.annealing_sampler", annealing))
+    for place, part in samplers if dataset is not None else ():
         data, moved = (words[bool(getattr(p, "discrete", False))] for p in (dataset, part))
         if data != moved:
             planner.report(

@@ -146,7 +146,7 @@ class _Composer:
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
             checks.loss_schedules(planner, "loss", loss, training)
             checks.restarts(planner, chains, loss)
-        checks.same_states(planner, dataset, sampler, loss)
+        checks.same_states(planner, dataset, sampler, loss, evaluation)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None

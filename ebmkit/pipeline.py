@@ -15,7 +15,7 @@ from ebmkit.chains.conduct import conducted
 from ebmkit.chains.starts import starts_among, starts_around
 from ebmkit.data import Feed, to_judge, to_validate, with_noise
 from ebmkit.errors import DivergenceError, UserError
-from ebmkit.evaluation import judge, loss_on
+from ebmkit.evaluation import Annealing, judge, loss_on
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
 from ebmkit.objectives import Objective, bind, conditional, conduct_of
@@ -186,12 +186,11 @@ class Pipeline:
     def run_chains(
         self, start: Batch, *, steps: int, generator: torch.Generator, **keywords: Any
     ) -> Chain:
-        """A run of the pipeline's sampler on its model from ``start``, conducted as ``[chains]`` says;
-        keywords are those of ``run_chain``.
+        """A run of the pipeline's sampler on its model from ``start``, as ``[chains]`` says; keywords
+        are those of ``run_chain``.
 
         Raises:
             UserError: the pipeline has no sampler.
-            DivergenceError: a chain is not finite, and the policy is to stop.
         """
         if self.sampler is None:
             raise UserError("the pipeline has no [sampler] to draw samples with; add one")
@@ -260,19 +259,28 @@ class Pipeline:
         n = self.evaluation.n_samples
         data = self.data(n, generator=self.generator("evaluation"))
         samples: Batch | str = "there is no sampler to draw samples with"
-        if self.sampler is not None:
-            try:
+        try:
+            if self.sampler is not None:
                 samples = self.sample_batch(n)
-            except DivergenceError as error:
-                samples = str(error)
+        except DivergenceError as error:
+            samples = str(error)
         log_density = getattr(self.dataset, "log_density", None)
         test = partial(self._loss_on, self.model, data, "test loss")
         with evaluating(self.model):
-            numbers = judge(self.model, data, samples, log_density, self.evaluation.loss, test)
+            numbers = judge(
+                self.model,
+                data,
+                samples,
+                log_density,
+                self.evaluation.loss,
+                test,
+                annealing=Annealing.asked(self),
+                sampler=self.sampler,
+            )
         if self.trainer.kept is not None:
             numbers["kept_step"] = self.trainer.kept_step
-        drawn = None if isinstance(samples, str) else samples
-        return {**numbers, "chain_steps": self.evaluation.chain_steps}, data, drawn
+        numbers["chain_steps"] = self.evaluation.chain_steps
+        return numbers, data, None if isinstance(samples, str) else samples
 
     def _loss_on(self, model: Model, batch: Batch, purpose: str, loss: Loss) -> dict[str, float]:
         """A loss of the batch as it is at the run's last step: with the noise that this adds to the

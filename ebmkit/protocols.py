@@ -44,7 +44,8 @@ class Model(Protocol):
     where the formula does not hold; ``log_partition()`` returns log Z, without dimensions, where it
     is known; ``sweep(x, uniforms)`` returns states (batch, *event) after one Gibbs sweep over all
     variables by numbers (batch, ``n_uniforms``) uniform in [0, 1); ``bridge(inverse_temperature,
-    base)`` returns an energy between ``base`` at 0 and the model at 1.
+    base)`` returns, up to a constant, an energy between independent variables of probabilities
+    ``base`` (*event) of ones at 0 and a discrete model at 1.
     """
 
     def __call__(self, x: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
@@ -73,7 +74,9 @@ class Sampler(Protocol):
     a few times along a warm-up. ``settle(state)`` returns the state with its adaptation ended; it is
     called at the end of a warm-up. ``check(energy)`` raises ``UserError`` where such an energy cannot
     be sampled; a pipeline calls it once the model is built, before the first step.
-    A sampler of discrete states says so with an attribute ``discrete = True``. One whose steps depend
+    A sampler of discrete states says so with an attribute ``discrete = True``. One of which a step from
+    ``init`` leaves p(x) ∝ exp(−E(x)) exactly as it is says ``exact = True``: annealing takes no other,
+    and whatever else the state holds must then need no start of its own. One whose steps depend
     on values in such a way that they cannot be traced into a graph says ``traceable = False``.
     """
 

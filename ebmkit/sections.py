@@ -10,7 +10,7 @@ from attrs import field
 from attrs.validators import and_, ge, gt, in_, le, lt, optional
 
 from ebmkit.fields import doc, scheduled
-from ebmkit.protocols import Loss, Scheduler
+from ebmkit.protocols import Loss, Sampler, Scheduler
 
 
 @attrs.frozen
@@ -119,6 +119,18 @@ class Evaluation:
     loss: Loss | None = field(
         default=None,
         metadata=doc("a loss to report of the data to judge against, as it is at the last step"),
+    )
+    annealing_steps: int = field(
+        default=0,
+        validator=ge(0),
+        metadata=doc("temperatures by which annealing brackets log Z; 0 for no brackets"),
+    )
+    annealing_chains: int = field(
+        default=200, validator=ge(2), metadata=doc("annealed chains in each direction")
+    )
+    annealing_sampler: Sampler | None = field(
+        default=None,
+        metadata=doc("what moves annealed chains, an exact one; the pipeline's where unset"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
@@ -20,6 +20,9 @@ from ebmkit.evaluation.path import Path, ladder
 from ebmkit.evaluation.quadrature import log_partition
 from ebmkit.layers import offered
 from ebmkit.protocols import Batch, Energy, Model, Sampler
+
+if TYPE_CHECKING:
+    from ebmkit.pipeline import Pipeline
 
 STATES = 2**16
 """States of a discrete model up to which they are summed over one by one."""
@@ -37,6 +40,20 @@ class Annealing:
     generator: torch.Generator = field()
     training_step: int = field(default=0)
     """Where parameters scheduled on the training clock are read."""
+
+    @classmethod
+    def asked(cls, pipeline: Pipeline) -> Annealing | None:
+        """As a pipeline's [evaluation] states it; None where no brackets are asked for."""
+        said = pipeline.evaluation
+        if not said.annealing_steps:
+            return None
+        return cls(
+            steps=said.annealing_steps,
+            chains=said.annealing_chains,
+            sampler=said.annealing_sampler or pipeline.sampler,
+            generator=pipeline.generator("annealing"),
+            training_step=max(pipeline.step - 1, 0),
+        )
 
 
 def likelihood(

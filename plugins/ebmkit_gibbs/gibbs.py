@@ -45,6 +45,7 @@ class Gibbs:
     """
 
     discrete: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     categories: int | None = field(
         default=None,

@@ -54,6 +54,7 @@ class GibbsWithGradients:
     """
 
     discrete: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     categories: int | None = field(
         default=None,

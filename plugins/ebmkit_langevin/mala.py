@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -53,6 +53,8 @@ class MALA:
     Source: Exponential convergence of Langevin distributions and their discrete approximations
     (Roberts and Tweedie, 1996); A tutorial on adaptive MCMC (Andrieu and Thoms, 2008).
     """
+
+    exact: ClassVar[bool] = True
 
     step_size: float | Scheduler = field(
         default=0.01,

@@ -198,8 +198,9 @@ def test_training_goes_on_and_counts_what_it_lost(source: str, tmp_path: Path) -
     pipeline = ebmkit.compose(
         SPEC,
         model=Faulty(),
+        dataset=points(300).clamp(-1, 1),
         chains={"on_divergence": "restart", "restart_from": source},
-        **{"sampler.step_size": 0.3, "dataset.noise": 0.01, "training.optimizer.lr": 1e-4},
+        **{"sampler.step_size": 0.3, "training.optimizer.lr": 1e-4},
     )
     run = pipeline.fit(out=tmp_path / "run")
     state = pipeline.trainer.objective.state
@@ -210,7 +211,7 @@ def test_training_goes_on_and_counts_what_it_lost(source: str, tmp_path: Path) -
     counted = sum(record["chains_restarted"] for record in records)
     assert status["chains_restarted"] == counted > 0
     assert any(f"{int(counted)} chains turned non-finite" in line for line in run.notices)
-    again = ebmkit.load(tmp_path / "run", model=Faulty())
+    again = ebmkit.load(tmp_path / "run", model=Faulty(), dataset=points(300).clamp(-1, 1))
     assert again.trainer.objective.conduct.counts()["chains_restarted"] == counted
 
 
@@ -218,8 +219,9 @@ def test_a_buffer_takes_no_chain_that_was_held_still() -> None:
     pipeline = ebmkit.compose(
         SPEC,
         model=Faulty(),
+        dataset=points(300).clamp(-1, 1),
         chains={"on_divergence": "freeze"},
-        **{"sampler.step_size": 0.3, "dataset.noise": 0.01},
+        **{"sampler.step_size": 0.3, "training.optimizer.lr": 1e-4},
     )
     objective = pipeline.trainer.objective
     for _ in range(30):

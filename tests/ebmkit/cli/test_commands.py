@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -218,6 +219,21 @@ class TestEvaluate:
         assert numbers["kl_nats"] > 0
         assert json.loads((run / "evaluation.json").read_text()) == numbers
         assert numbers == json.loads((trained[0] / "evaluation.json").read_text())
+
+    def test_annealing_where_it_is_asked_for(
+        self, trained: Any, cli: Command, tmp_path: Path
+    ) -> None:
+        run = tmp_path / "run"
+        shutil.copytree(trained[0], run)
+        mala = '{use = "mala", step_size = 0.1, target_acceptance = 0.574}'
+        said = cli("evaluate", run, "--json", "--annealing", 30, "--annealing-sampler", mala)
+        assert said.code == 0, said.err
+        numbers = json.loads(said.out)
+        assert numbers["annealing_steps"] == 30
+        error = math.hypot(numbers["log_z_forward_error"], 0.01)
+        assert abs(numbers["log_z_forward"] - numbers["log_z"]) < 5 * error
+        said = cli("evaluate", run, "--annealing", 30, "--annealing-sampler", "langevin")
+        assert "no log_z_lower: annealing needs a sampler" in said.err
 
     def test_what_is_no_run(self, cli: Command, tmp_path: Path) -> None:
         said = cli("evaluate", tmp_path)

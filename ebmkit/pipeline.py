@@ -208,8 +208,7 @@ class Pipeline:
             )
 
     def evaluate(self) -> dict[str, Any]:
-        """The numbers that judge the model: exact KL where the data's density is known in 2-D, and
-        two-sample numbers between data and samples. ``refused`` says why a number is missing."""
+        """The numbers that judge the model; ``refused`` says why one is missing."""
         return self.judge()[0]
 
     def data(self, n: int, *, generator: torch.Generator) -> Batch:
@@ -283,8 +282,8 @@ class Pipeline:
         return numbers, data, None if isinstance(samples, str) else samples
 
     def _loss_on(self, model: Model, batch: Batch, purpose: str, loss: Loss) -> dict[str, float]:
-        """A loss of the batch as it is at the run's last step: with the noise that this adds to the
-        positives, and where the loss's own schedules end, so that values of all steps compare."""
+        """A loss of the batch as it is at the run's last step, with the noise that this adds to the
+        positives, so that values of all steps compare."""
         last, generator = max((self.training.steps or 1) - 1, 0), self.generator(purpose)
         batch = with_noise(batch, self.trainer.data_noise(last), generator=generator)
         return loss_on(loss, model, batch, step=last, generator=generator)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ebmkit.chains.capture import Captured, CudaGraph
+from ebmkit.chains.guard import Held
 from ebmkit.chains.steps import Stretch, step_by_step
 from ebmkit.holding import with_tensors
 from ebmkit.layers import unbound
@@ -27,7 +28,7 @@ class Graph(NamedTuple):
     """Steps as one graph."""
 
     run: Callable[..., Any]
-    """(model's tensors, bound keywords, state, bad, noises, moving values) -> a Stretch's fields"""
+    """(model's tensors, bound keywords, state, held, noises, moving values) -> a Stretch's fields"""
     length: int
     """Steps that it takes."""
 
@@ -45,7 +46,7 @@ class Case(NamedTuple):
     lower: bool
     """Whether the graph is compiled, and not only recorded."""
 
-    def key(self, state: State, bad: Tensor | None, noise: Any, values: Mapping[str, Any]) -> Any:
+    def key(self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]) -> Any:
         """What a graph is good for; anything else needs another."""
         inner, bound = unbound(self.energy)
         # A bound method would keep the module alive that the graph is kept for.
@@ -53,7 +54,7 @@ class Case(NamedTuple):
         return (
             _identity(self.sampler),
             called,
-            layout((bound, state, bad, noise)),
+            layout((bound, state, held, noise)),
             tuple((n, v) for n, v in values.items() if n not in self.moving),
             self[3:],
             () if self.module is None else facts(self.module),
@@ -67,16 +68,16 @@ _graphs: WeakKeyDictionary[nn.Module, dict[Any, Graph]] = WeakKeyDictionary()
 def graph_of(
     case: Case,
     state: State,
-    bad: Tensor | None,
+    held: Held | None,
     noise: Any,
     values: Mapping[str, Any],
     call: Callable[..., Any],
 ) -> Graph:
-    """The graph of a case, made where there is none yet; ``call(run, state, bad, noises, values)``
+    """The graph of a case, made where there is none yet; ``call(run, state, held, noises, values)``
     calls a graph's ``run``. Graphs are kept as long as their model; an energy that is no module may
     have changed by the next time."""
     kept = {} if case.module is None else _graphs.setdefault(case.module, {})
-    key = case.key(state, bad, noise, values)
+    key = case.key(state, held, noise, values)
     if key not in kept:
         noises = [noise] * case.length
         all_values = [values] * case.length
@@ -90,8 +91,8 @@ def graph_of(
             return made[0](*own)  # compiling happens in the first call
 
         with quietly():
-            compiled_steps = call(first, state, bad, noises, all_values)
-        eager = step_by_step(case.sampler, case.energy, state, bad, noises, all_values, case.watch)
+            compiled_steps = call(first, state, held, noises, all_values)
+        eager = step_by_step(case.sampler, case.energy, state, held, noises, all_values, case.watch)
         if apart := _apart(compiled_steps.state.x, eager.state.x):
             raise Unsuitable(
                 f"compiled and eager steps lead {apart} of {len(state.x)} chains to different points, "
@@ -122,7 +123,7 @@ def _traced(
     fixed = [{n: v for n, v in step.items() if n not in case.moving} for step in values]
 
     def whole(
-        tensors: Any, bound: Any, state: State, bad: Any, noises: Any, moving: Any
+        tensors: Any, bound: Any, state: State, held: Any, noises: Any, moving: Any
     ) -> tuple[Any, ...]:
         energy: Energy = partial(inner, **bound) if bound else inner
         given = [
@@ -130,7 +131,7 @@ def _traced(
         ]
 
         def work() -> Stretch:
-            return step_by_step(case.sampler, energy, state, bad, noises, given, case.watch)
+            return step_by_step(case.sampler, energy, state, held, noises, given, case.watch)
 
         return tuple(work() if module is None else with_tensors(module, tensors, work))
 

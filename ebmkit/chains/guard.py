@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,11 +29,26 @@ def bad_rows(state: State) -> Tensor:
     return bad
 
 
-def held_back(before: State, after: State, bad: Tensor) -> tuple[State, Tensor]:
-    """The state after a step, with chains that are bad, or have just become so, as they were before
-    it; and which those are. Nothing waits for the device."""
-    bad = bad | bad_rows(after)
-    return where_rows(bad, before, after), bad
+class Held(NamedTuple):
+    """Chains that are held still, and where to."""
+
+    bad: Tensor
+    """Which chains are, (batch,)."""
+    last: State
+    """A state from which each chain's step was finite; before the first step, where chains start."""
+
+
+def held_back(before: State, after: State, held: Held) -> tuple[State, Held]:
+    """The state after a step, with chains that are bad, or have just become so, where they are held.
+
+    A step that is not finite speaks against the point that it was made from: unadjusted chains come to
+    a point whose force is not finite without seeing it. So a chain goes back to the point before that.
+    Nothing here waits for the device.
+    """
+    now = bad_rows(after) & ~held.bad
+    bad = held.bad | now
+    state = where_rows(now, held.last, where_rows(held.bad, before, after))
+    return state, Held(bad, where_rows(bad, held.last, before))
 
 
 def where_rows(mask: Tensor, chosen: State, other: State) -> State:

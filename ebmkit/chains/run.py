@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ebmkit.chains.conduct import Conduct
-from ebmkit.chains.guard import anew, bad_rows, diverged, where_rows
+from ebmkit.chains.guard import Held, anew, bad_rows, diverged, where_rows
 from ebmkit.chains.kept import Kept, Moments
 from ebmkit.chains.stepping import Stepper
 from ebmkit.chains.steps import Stretch
@@ -80,7 +80,7 @@ class Run:
     total: int
     state: State = None
     done: int = 0
-    bad: Tensor | None = None
+    held: Held | None = None
     restarted: Tensor | None = None
     totals: dict[str, Tensor] = attrs.field(factory=dict)
 
@@ -94,7 +94,7 @@ class Run:
         else:
             self.state = self.sampler.init(self.energy, x)
         if self.conduct.on_divergence != "stop":
-            self.bad = bad_rows(self.state)
+            self.held = Held(bad_rows(self.state), self.state)
             self.restarted = torch.zeros((), dtype=torch.long, device=x.device)
         try:
             if warm_up:
@@ -102,6 +102,7 @@ class Run:
                 self.totals.clear()
             for stretch, n in self._stretches(steps):
                 self.kept.add(stretch, n)
+            self._look_back()
         except KeyboardInterrupt as interrupt:
             raise ChainInterrupt(self._chain()) from interrupt
         return self._chain()
@@ -127,21 +128,21 @@ class Run:
         end, unchecked = self.done + steps, 0
         while self.done < end:
             noises = [self.sampler.draw(self.state, generator=self.generator)]
-            self.stepper.prepare(self.state, self.bad, noises[0], self.values(self.done))
+            self.stepper.prepare(self.state, self.held, noises[0], self.values(self.done))
             n = min(self.stepper.length, end - self.done, _ahead(noises[0]))
             noises += [
                 self.sampler.draw(self.state, generator=self.generator) for _ in range(n - 1)
             ]
             values = [self.values(self.done + i) for i in range(n)]
-            stretch = self.stepper.take(self.state, self.bad, noises, values)
-            self.state, self.bad = stretch.state, stretch.bad
+            stretch = self.stepper.take(self.state, self.held, noises, values)
+            self.state, self.held = stretch.state, stretch.held
             for name, value in stretch.totals.items():
                 self.totals[name] = self.totals[name] + value if name in self.totals else value
             self.done += n
             unchecked += n
             if self.conduct.on_divergence == "restart":
                 self._revive()
-            elif self.bad is None and (unchecked >= CHECK_EVERY or self.done == end):
+            elif self.held is None and (unchecked >= CHECK_EVERY or self.done == end):
                 self._check()
                 unchecked = 0
             yield stretch, n
@@ -153,34 +154,52 @@ class Run:
         if bool(bad.any()):
             raise diverged(bad, self.sampler, self.done)
 
+    def _look_back(self) -> None:
+        """Chains whose last point is finite but its energy is not are told too. The next step would
+        tell, but a loss that is given the points has none."""
+        if self.held is None or not self.done:
+            return
+        lost = ~self.held.bad & self._of_no_energy()
+        self.state = where_rows(lost, self.held.last, self.state)
+        self.held = self.held._replace(bad=self.held.bad | lost)
+        if self.conduct.on_divergence == "restart":
+            self._revive()
+
+    def _of_no_energy(self) -> Tensor:
+        """Chains at energies that are not finite, (batch,)."""
+        with torch.no_grad():
+            return ~self.energy(self.state.x).isfinite()
+
     def _revive(self) -> None:
         """Chains that were held still begin anew."""
-        assert self.bad is not None and self.restarted is not None
-        starts = self.conduct.starts
+        assert self.held is not None and self.restarted is not None
+        starts, bad = self.conduct.starts, self.held.bad
         for _ in range(_TRIES):
-            if not bool(self.bad.any()):
+            if not bool(bad.any()):
                 return
             there = self.state.x
             source = there if starts is None else starts(len(there), self.generator)
-            x = torch.where(self.bad.view(-1, *[1] * (there.ndim - 1)), source, there)
+            x = torch.where(bad.view(-1, *[1] * (there.ndim - 1)), source, there)
             fresh = anew(self.sampler, self.energy, self.state, x)
-            self.state = where_rows(self.bad, fresh, self.state)
-            self.restarted = self.restarted + self.bad.sum()
-            self.bad = bad_rows(self.state)
-        if bool(self.bad.any()):
+            self.state = where_rows(bad, fresh, self.state)
+            self.restarted = self.restarted + bad.sum()
+            last = where_rows(bad, self.state, self.held.last)
+            bad = bad_rows(self.state) | self._of_no_energy()
+            self.held = Held(bad, last)
+        if bool(bad.any()):
             more = f", and {_TRIES} starts anew were not finite either"
-            raise diverged(self.bad, self.sampler, self.done, more=more)
+            raise diverged(bad, self.sampler, self.done, more=more)
 
     def _chain(self) -> Chain:
         kept, steps = self.kept, self.kept.steps
         metrics = {name: total / max(steps, 1) for name, total in self.totals.items()}
-        if self.bad is not None and self.restarted is not None:
-            held = self.bad.sum()
-            self.conduct.count(self.restarted, held)
+        if self.held is not None and self.restarted is not None:
+            frozen = self.held.bad.sum()
+            self.conduct.count(self.restarted, frozen)
             if self.conduct.on_divergence == "restart":
                 metrics["chains_restarted"] = self.restarted
             else:
-                metrics["chains_frozen"] = held
+                metrics["chains_frozen"] = frozen
         x = self.state.x
         points = torch.stack(kept.points) if kept.points else x.new_empty((0, *x.shape))
         return Chain(
@@ -189,7 +208,7 @@ class Run:
             points if kept.trajectory else None,
             {n: torch.stack(t) for n, t in kept.traces.items()} if kept.trace else None,
             kept.moments,
-            self.bad if self.conduct.on_divergence == "freeze" else None,
+            self.held.bad if self.held and self.conduct.on_divergence == "freeze" else None,
             steps,
         )
 

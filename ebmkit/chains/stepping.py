@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ebmkit.chains.chunks import Case, Graph, graph_of
 from ebmkit.chains.conduct import Conduct
+from ebmkit.chains.guard import Held
 from ebmkit.chains.steps import Stretch, step_by_step
 from ebmkit.errors import UserError
 from ebmkit.graphs import Work, tensors_of
@@ -62,7 +62,7 @@ class Stepper:
         return LONGEST_CHUNK if self._graph is None else self._graph.length
 
     def prepare(
-        self, state: State, bad: Tensor | None, noise: Any, values: Mapping[str, Any]
+        self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
     ) -> None:
         """Decide whether steps like this one are compiled, and do it."""
         if self._decided:
@@ -72,7 +72,7 @@ class Stepper:
         if brief in self.conduct.eager:
             return
         try:
-            self._graph = self._find(state, bad, noise, values)
+            self._graph = self._find(state, held, noise, values)
         except UserError:
             raise
         except Unsuitable as reason:
@@ -85,21 +85,21 @@ class Stepper:
     def take(
         self,
         state: State,
-        bad: Tensor | None,
+        held: Held | None,
         noises: Sequence[Any],
         values: Sequence[Mapping[str, Any]],
     ) -> Stretch:
         """A step for each noise."""
         graph = self._graph
         if graph is None or len(noises) != graph.length:
-            return step_by_step(self.sampler, self.energy, state, bad, noises, values, self.watch)
-        return self._run(graph.run, state, bad, noises, values)
+            return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
+        return self._run(graph.run, state, held, noises, values)
 
     def _run(
         self,
         run: Callable[..., Any],
         state: State,
-        bad: Tensor | None,
+        held: Held | None,
         noises: Sequence[Any],
         values: Sequence[Mapping[str, Any]],
     ) -> Stretch:
@@ -111,10 +111,10 @@ class Stepper:
         ]
         bound = unbound(self.energy)[1]
         with torch.no_grad(), without_autocast(device.type):
-            return Stretch(*run(tensors, bound, state, bad, list(noises), moving))
+            return Stretch(*run(tensors, bound, state, held, list(noises), moving))
 
     def _find(
-        self, state: State, bad: Tensor | None, noise: Any, values: Mapping[str, Any]
+        self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
     ) -> Graph | None:
         conduct, steps = self.conduct, self.total * self.conduct.runs
         automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
@@ -129,7 +129,7 @@ class Stepper:
             conduct.decision = "eager: the energy is no nn.Module"
             return None
         with Work() as work:
-            step_by_step(self.sampler, self.energy, state, bad, [noise], [values], self.watch)
+            step_by_step(self.sampler, self.energy, state, held, [noise], [values], self.watch)
         length = 1
         if conduct.compile != "step":
             length = _chunk(
@@ -141,7 +141,7 @@ class Stepper:
             if not on_cuda:
                 return None
         case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, length, lower)
-        graph = graph_of(case, state, bad, noise, values, self._run)
+        graph = graph_of(case, state, held, noise, values, self._run)
         words = f"compiled, {length} steps a graph" if lower else conduct.decision
         conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda else "")
         return graph

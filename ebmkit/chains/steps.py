@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ebmkit.chains.guard import held_back
+from ebmkit.chains.guard import Held, held_back
 from ebmkit.protocols import Energy, Sampler, State
 
 
@@ -15,8 +15,8 @@ class Stretch(NamedTuple):
     """What some steps leave behind."""
 
     state: State
-    bad: Tensor | None
-    """Chains that are held still, (batch,); None where no chain is."""
+    held: Held | None
+    """Chains that are held still; None where none is to be."""
     totals: dict[str, Tensor]
     """Each metric's sum over the steps."""
     watched: dict[str, list[Tensor]]
@@ -27,21 +27,21 @@ def step_by_step(
     sampler: Sampler,
     energy: Energy,
     state: State,
-    bad: Tensor | None,
+    held: Held | None,
     noises: Sequence[Any],
     values: Sequence[Mapping[str, Any]],
     watch: Sequence[str],
 ) -> Stretch:
-    """A step for each noise. A chain that becomes bad is held still, where ``bad`` says which are."""
+    """A step for each noise. Where ``held`` is given, a chain that becomes bad is held still."""
     totals: dict[str, Tensor] = {}
     watched: dict[str, list[Tensor]] = {name: [] for name in watch}
     for noise, keywords in zip(noises, values, strict=True):
         after, metrics = sampler.step(energy, state, noise, **keywords)
-        if bad is not None:
-            after, bad = held_back(state, after, bad)
+        if held is not None:
+            after, held = held_back(state, after, held)
         state = after
         for name, value in metrics.items():
             totals[name] = totals[name] + value if name in totals else value
         for name in watch:
             watched[name].append(getattr(state, name))
-    return Stretch(state, bad, totals, watched)
+    return Stretch(state, held, totals, watched)

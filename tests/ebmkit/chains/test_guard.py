@@ -16,7 +16,7 @@ from torch import Tensor
 import ebmkit
 from ebmkit.chains import run_chain
 from ebmkit.chains.conduct import Conduct, conducted
-from ebmkit.chains.guard import bad_rows, held_back, where_rows
+from ebmkit.chains.guard import Held, bad_rows, held_back, where_rows
 
 from .conftest import Jump, Walk, Where, cliff, points, seeded
 
@@ -59,14 +59,20 @@ def test_what_belongs_to_all_chains_is_not_split() -> None:
     assert mixed.taken == 7
 
 
-def test_a_bad_chain_stays_where_it_was_and_bad() -> None:
-    before = jump(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2))
-    after = jump(torch.full((2, 2), 2.0), torch.ones(2, 2), torch.tensor([math.nan, 5.0]))
-    held, bad = held_back(before, after, torch.tensor([False, False]))
-    assert bad.tolist() == [True, False]
-    assert held.x[:, 0].tolist() == [1, 2]
-    _, still = held_back(held, held, bad)
-    assert still.tolist() == [True, False]
+def test_a_bad_chain_goes_back_to_the_point_before_and_stays_there() -> None:
+    def at(x: float, energy: list[float]) -> Jump:
+        return jump(torch.full((2, 2), x), torch.ones(2, 2), torch.tensor(energy))
+
+    nobody = torch.tensor([False, False])
+    state, held = held_back(at(1, [1, 1]), at(2, [1, 1]), Held(nobody, at(0, [1, 1])))
+    assert not held.bad.any() and held.last.x[0, 0] == 1
+    state, held = held_back(state, at(3, [math.nan, 5]), held)
+    assert held.bad.tolist() == [True, False]
+    assert state.x[:, 0].tolist() == [1, 3]
+    assert held.last.x[:, 0].tolist() == [1, 2]
+    state, held = held_back(state, at(4, [1, 1]), held)
+    assert held.bad.tolist() == [True, False]
+    assert state.x[:, 0].tolist() == [1, 4]
 
 
 def test_stop_counts_the_chains_and_looks_before_the_end() -> None:
@@ -92,6 +98,19 @@ def run_chain_without_guard(steps: int) -> Tensor:
     return run_chain(
         Walk(1.0), lambda x: x.sum(1), torch.zeros(200, 2), steps=steps, generator=seeded(4)
     ).x
+
+
+@pytest.mark.parametrize("policy", ["freeze", "restart"])
+def test_a_last_point_of_no_energy_is_told_too(policy: str) -> None:
+    # Unadjusted Langevin keeps no energies: where it stepped to shows in the next step alone.
+    sampler = ebmkit.create("sampler", "langevin", step_size=1.0)
+    conduct = Conduct(on_divergence=policy, starts=lambda n, g: torch.zeros(n, 2))  # type: ignore[arg-type]
+    with conducted(conduct):
+        chain = run_chain(sampler, cliff, torch.ones(300, 2), steps=1, generator=seeded())
+    assert cliff(chain.x).isfinite().all()
+    told = conduct.counts()["chains_frozen" if policy == "freeze" else "chains_restarted"]
+    still = (chain.x == (1 if policy == "freeze" else 0)).all(1)
+    assert int(still.sum()) == told > 0
 
 
 def test_restart_begins_anew_where_it_is_told_and_counts() -> None:

@@ -44,12 +44,14 @@ def output_and_gradient(
     """
     linear, activations = layers[::2], layers[1::2]
     # By the exact class: one derived from it may do anything.
-    if any(type(layer) is not nn.Linear for layer in linear) or len(layers) % 2 == 0:
+    if len(layers) % 2 == 0 or any(type(layer) is not nn.Linear for layer in linear):
         return None
-    try:
-        pulls = [_PULLS[type(layer)] for layer in activations]
-    except KeyError:
+    if linear[-1].out_features != 1:
         return None
+    # What works in place would change z, at which the derivative is taken.
+    if any(type(a) not in _PULLS or getattr(a, "inplace", False) for a in activations):
+        return None
+    pulls = [_PULLS[type(layer)] for layer in activations]
     passed = []
     h = inputs
     for layer, activation in zip(linear, activations, strict=False):

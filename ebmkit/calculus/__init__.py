@@ -19,6 +19,7 @@ from ebmkit.calculus import (  # noqa: F401 - each holds rules, which importing 
 )
 from ebmkit.calculus.chain_rule import elementwise
 from ebmkit.calculus.checks import check_depends, check_scalar, uncompiled
+from ebmkit.calculus.formula import checked, formula_of
 from ebmkit.calculus.jet import Jet, register_rule, with_rule
 from ebmkit.calculus.taylor import CalculusWarning, Derivatives, directional_derivatives
 from ebmkit.protocols import Energy
@@ -41,13 +42,20 @@ def energy_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Energies E(x) (batch,) and gradients ∇ₓE(x) (batch, *event).
 
-    One forward and one backward through the energy. Both are detached, and no gradient of the
+    One forward and one backward through the energy, or its own ``energy_and_gradient`` where it has
+    one that is sure to hold: see ``formula_of``. Both are detached, and no gradient of the
     energy's parameters is computed, unless ``create_graph`` keeps what a loss needs to be
     differentiated in the parameters.
 
     Raises:
         EnergyError: the energy does not return one number a row, or does not depend on x.
     """
+    formula = None if create_graph else formula_of(energy, x)
+    if formula is not None:
+        with torch.no_grad():
+            found = formula(x.detach())
+        if found is not None:
+            return checked(energy, found, x)
     # Compiled code can be differentiated once, not again in the parameters.
     with torch.enable_grad(), uncompiled() if create_graph else nullcontext():
         x = x.detach().requires_grad_(True)

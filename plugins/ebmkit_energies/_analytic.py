@@ -39,9 +39,7 @@ class Analytic(nn.Module, ABC):
         Raises:
             ValueError: the points have a shape or dtype that the energy does not take.
         """
-        rows = flattened(x, self.event_shape, self)
-        self._check(rows.shape[1])
-        return self._energies(rows)
+        return self._energies(self._rows(x))
 
     def extra_repr(self) -> str:
         names = (a.name for a in attrs.fields(type(self)) if a.init)
@@ -55,6 +53,12 @@ class Analytic(nn.Module, ABC):
                 "state event_shape"
             )
         return math.prod(self.event_shape)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """Points as rows (batch, size), checked."""
+        rows = flattened(x, self.event_shape, self)
+        self._check(rows.shape[1])
+        return rows
 
     def _check(self, size: int) -> None:
         """Raise ValueError where an event of ``size`` numbers is none that the formula takes."""

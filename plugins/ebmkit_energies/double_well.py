@@ -27,5 +27,12 @@ class DoubleWell(Analytic):
         default=2.0, validator=positive, metadata=doc("height h of the barrier at 0, > 0")
     )
 
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (batch,) and ∇E = 4h x (x² − 1) (batch, *event)."""
+        rows = self._rows(x)
+        above = rows.square() - 1
+        gradient = above * rows * (4 * self.barrier_height)
+        return above.square().sum(1) * self.barrier_height, gradient.view(x.shape)
+
     def _energies(self, x: Tensor) -> Tensor:
         return (x.square() - 1).square().sum(1) * self.barrier_height

@@ -101,6 +101,14 @@ class Gaussian(Analytic):
         energies: Tensor = self(x)
         return -energies - self.log_partition().to(x.dtype)
 
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (batch,) and ∇E = L Lᵀ (x − μ) (batch, *event)."""
+        rows = self._rows(x)
+        factor = self.factor.to(x.dtype).tril()
+        whitened = (rows - self.location.to(x.dtype)) @ factor
+        gradient = whitened @ factor.T
+        return whitened.square().sum(1) / 2, gradient.view(x.shape)
+
     def _check(self, size: int) -> None:
         if size != len(self.mean):
             raise ValueError(

@@ -74,6 +74,14 @@ class GaussianMixture(Analytic):
         density: Tensor = -self(x)
         return density
 
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (batch,) and ∇E = Σ_k r_k (x − μ_k) / σ² (batch, *event), r_k the share of k."""
+        rows = self._rows(x)
+        away, exponents = self._away_and_exponents(rows)
+        shares = exponents.softmax(1) / self.std**2
+        gradient = (shares.unsqueeze(1) @ away).squeeze(1)
+        return self._constant(rows) - exponents.logsumexp(1), gradient.view(x.shape)
+
     def _check(self, size: int) -> None:
         if size != len(self.means[0]):
             raise ValueError(
@@ -82,7 +90,13 @@ class GaussianMixture(Analytic):
             )
 
     def _energies(self, x: Tensor) -> Tensor:
+        return self._constant(x) - self._away_and_exponents(x)[1].logsumexp(1)
+
+    def _constant(self, x: Tensor) -> float:
+        return x.shape[1] / 2 * math.log(2 * math.pi * self.std**2)
+
+    def _away_and_exponents(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x − μ_k (batch, components, d), and log w_k − ‖x − μ_k‖² / (2σ²) (batch, components)."""
         # Differences rather than ‖x‖² − 2x·μ + ‖μ‖²: far from 0 the latter loses its digits.
         away = x.unsqueeze(1) - self.locations.to(x.dtype)
-        exponents = self.log_weights.to(x.dtype) - away.square().sum(2) / (2 * self.std**2)
-        return x.shape[1] / 2 * math.log(2 * math.pi * self.std**2) - exponents.logsumexp(1)
+        return away, self.log_weights.to(x.dtype) - away.square().sum(2) / (2 * self.std**2)

@@ -26,5 +26,10 @@ class Harmonic(Analytic):
         default=1.0, validator=positive, metadata=doc("stiffness k, the inverse variance, > 0")
     )
 
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (batch,) and ∇E = k x (batch, *event)."""
+        rows = self._rows(x)
+        return self._energies(rows), x * self.stiffness
+
     def _energies(self, x: Tensor) -> Tensor:
         return x.square().sum(1) * (self.stiffness / 2)

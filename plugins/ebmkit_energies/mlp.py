@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ebmkit import doc, generator_or_new, whole
 from ebmkit_energies._conditions import labels_of, n_labels
 from ebmkit_energies._events import as_shape, flattened, positive, sizes
+from ebmkit_energies._mlp_gradient import output_and_gradient
 from ebmkit_energies._weights import ACTIVATIONS, MOST_WEIGHTS, draw_weights, undrawn_linear
 
 
@@ -109,6 +110,39 @@ class MLP(nn.Module):
         Raises:
             ValueError: wrong shape or dtype of the points, or labels missing, wrong or unasked for.
         """
+        rows, inputs = self._inputs(x, condition)
+        energies: Tensor = self.layers(inputs).squeeze(1)
+        if self.output_bound is not None:
+            energies = energies.tanh() * self.output_bound
+        if self.base_scale is not None:
+            energies = energies.add((rows * rows).sum(1), alpha=0.5 / self.base_scale**2)
+        return energies
+
+    def energy_and_gradient(
+        self, x: Tensor, condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """E (batch,) and ∇E (batch, *event) by the chain rule written out; None where ``layers`` hold
+        others than this class puts there."""
+        rows, inputs = self._inputs(x, condition)
+        found = output_and_gradient(list(self.layers), inputs, rows.shape[1])
+        if found is None:
+            return None
+        energies, gradient = found
+        factor: float | Tensor = self.input_scale
+        if self.output_bound is not None:
+            bounded = energies.tanh()
+            energies = bounded * self.output_bound
+            slope = (1 - bounded * bounded) * (self.output_bound * self.input_scale)
+            factor = slope.unsqueeze(1)
+        if isinstance(factor, Tensor) or factor != 1:
+            gradient = gradient * factor
+        if self.base_scale is not None:
+            energies = energies.add((rows * rows).sum(1), alpha=0.5 / self.base_scale**2)
+            gradient = gradient.add(rows, alpha=1 / self.base_scale**2)
+        return energies, gradient.view(x.shape)
+
+    def _inputs(self, x: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The points as rows, and what the first layer takes in."""
         rows = flattened(x, self.event_shape, self)
         inputs = rows if self.input_scale == 1 else rows * self.input_scale
         n_classes = n_labels(self.conditional, self.n_classes)
@@ -116,9 +150,4 @@ class MLP(nn.Module):
         if labels is not None:
             one_hot = nn.functional.one_hot(labels, n_classes).to(rows.dtype)
             inputs = torch.cat([inputs, one_hot], 1)
-        energies: Tensor = self.layers(inputs).squeeze(1)
-        if self.output_bound is not None:
-            energies = energies.tanh() * self.output_bound
-        if self.base_scale is not None:
-            energies = energies.add((rows * rows).sum(1), alpha=0.5 / self.base_scale**2)
-        return energies
+        return rows, inputs

@@ -20,6 +20,7 @@ from ebmkit_energies._conditions import (
     noise_features,
 )
 from ebmkit_energies._events import as_shape, flattened, positive, sizes
+from ebmkit_energies._mlp_gradient import output_and_gradient
 from ebmkit_energies._weights import (
     ACTIVATIONS,
     MOST_WEIGHTS,
@@ -138,6 +139,41 @@ class NoiseConditionalMLP(nn.Module):
             ValueError: wrong shape or dtype of the points or levels, a level that is not positive,
                 or labels missing, wrong or unasked for.
         """
+        rows, sigma, _, inputs = self._inputs(x, condition, noise_level)
+        network: Tensor = self.layers(inputs).squeeze(1)
+        energies = network * (self.data_scale / sigma)
+        if self.base_scale is not None:
+            variance = self.base_scale**2 + sigma * sigma
+            energies = energies + (rows * rows).sum(1) / (2 * variance)
+        return energies
+
+    def energy_and_gradient(
+        self,
+        x: Tensor,
+        condition: Tensor | None = None,
+        *,
+        noise_level: Tensor | float | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """E (batch,) and ∇E (batch, *event) by the chain rule written out; None where ``layers`` hold
+        others than this class puts there."""
+        rows, sigma, factor, inputs = self._inputs(x, condition, noise_level)
+        found = output_and_gradient(list(self.layers), inputs, rows.shape[1])
+        if found is None:
+            return None
+        network, gradient = found
+        height = self.data_scale / sigma
+        energies, gradient = network * height, gradient * (height.unsqueeze(1) * factor)
+        if self.base_scale is not None:
+            variance = self.base_scale**2 + sigma * sigma
+            energies = energies + (rows * rows).sum(1) / (2 * variance)
+            gradient = gradient + rows / variance.unsqueeze(1)
+        return energies, gradient.view(x.shape)
+
+    def _inputs(
+        self, x: Tensor, condition: Tensor | None, noise_level: Tensor | float | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The points as rows, σ (batch,), the factor on the points (batch, 1), and what the first layer
+        takes in."""
         rows = flattened(x, self.event_shape, self)
         sigma = levels_of(noise_level, self.lowest_level, rows, self)
         factor = (self.data_scale**2 + sigma * sigma).rsqrt().unsqueeze(1)
@@ -146,9 +182,4 @@ class NoiseConditionalMLP(nn.Module):
         labels = labels_of(condition, n_classes, len(rows), self)
         if labels is not None:
             inputs.append(nn.functional.one_hot(labels, n_classes).to(rows.dtype))
-        network: Tensor = self.layers(torch.cat(inputs, 1)).squeeze(1)
-        energies = network * (self.data_scale / sigma)
-        if self.base_scale is not None:
-            variance = self.base_scale**2 + sigma * sigma
-            energies = energies + (rows * rows).sum(1) / (2 * variance)
-        return energies
+        return rows, sigma, factor, torch.cat(inputs, 1)

@@ -31,6 +31,12 @@ class Rastrigin(Analytic):
         metadata=doc("depth a of the wells, ≥ 0"),
     )
 
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (batch,) and ∇E = 2x + 2π a sin 2πx (batch, *event)."""
+        rows = self._rows(x)
+        waves = (x * (2 * math.pi)).sin() * (2 * math.pi * self.a)
+        return self._energies(rows), waves.add_(x, alpha=2)
+
     def _energies(self, x: Tensor) -> Tensor:
         # a − a cos 2πx = 2a sin² πx keeps its digits where both terms are nearly equal.
         return (x.square() + (x * math.pi).sin().square() * (2 * self.a)).sum(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import attrs
+import torch
 from attrs import field
 from torch import Tensor
 
@@ -37,6 +38,18 @@ class Rosenbrock(Analytic):
                 f"Rosenbrock: expected events of at least 2 numbers, got {size}; choose data of "
                 "two dimensions or more"
             )
+
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """E (batch,) and ∇E (batch, *event)."""
+        rows = self._rows(x)
+        here, following = rows[:, :-1], rows[:, 1:]
+        across, along = following - here.square(), self.a - here
+        energies = (self.b * across.square() + along.square()).sum(1)
+        slope = 2 * self.b * across
+        gradient = torch.zeros_like(rows)
+        gradient[:, :-1] = slope * here * -2 - 2 * along
+        gradient[:, 1:] += slope
+        return energies, gradient.view(x.shape)
 
     def _energies(self, x: Tensor) -> Tensor:
         here, following = x[:, :-1], x[:, 1:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from itertools import pairwise
 from typing import Any, Self
 
@@ -23,6 +22,7 @@ from ebmkit import (
     finite,
     scheduled,
 )
+from ebmkit_langevin._arithmetic import force, plus, plus_, root
 from ebmkit_langevin.langevin import LangevinState
 
 
@@ -121,13 +121,17 @@ class AnnealedLangevin:
         state: LangevinState,
         noise: Tensor,
         *,
-        step_size: float,
-        sigma: float,
+        step_size: float | Tensor,
+        sigma: float | Tensor,
     ) -> tuple[LangevinState, Metrics]:
         x = state.x
         conditional: Any = energy
-        at_level = functools.partial(conditional, noise_level=x.new_full((len(x),), sigma))
+        if isinstance(sigma, Tensor):
+            levels = sigma.to(x).expand(len(x))
+        else:
+            levels = x.new_full((len(x),), sigma)
+        at_level = functools.partial(conditional, noise_level=levels)
         _, gradient = energy_and_gradient(at_level, x)
         epsilon = step_size * (sigma / self.levels[-1]) ** 2
-        after = x.add(gradient, alpha=-epsilon)
-        return LangevinState(after.add_(noise, alpha=math.sqrt(2 * epsilon))), {}
+        after = plus_(plus(x, gradient, -epsilon), noise, root(2 * epsilon))
+        return LangevinState(after), {"force": force(gradient)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import attrs
@@ -12,6 +11,7 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
+from ebmkit_langevin._arithmetic import force, plus, plus_, root
 
 
 class LangevinState(NamedTuple):
@@ -56,9 +56,10 @@ class Langevin:
         state: LangevinState,
         noise: Tensor,
         *,
-        step_size: float,
-        noise_scale: float,
+        step_size: float | Tensor,
+        noise_scale: float | Tensor,
     ) -> tuple[LangevinState, Metrics]:
         _, gradient = energy_and_gradient(energy, state.x)
-        x = state.x.add(gradient, alpha=-step_size)
-        return LangevinState(x.add_(noise, alpha=math.sqrt(2 * step_size) * noise_scale)), {}
+        x = plus(state.x, gradient, -step_size)
+        after = plus_(x, noise, root(2 * step_size) * noise_scale)
+        return LangevinState(after), {"force": force(gradient)}

@@ -11,6 +11,7 @@ from attrs.validators import and_, gt, lt, optional
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
+from ebmkit_langevin._arithmetic import force, squared_norms
 
 
 class MALAState(NamedTuple):
@@ -86,15 +87,15 @@ class MALA:
         )
 
     def step(
-        self, energy: Energy, state: MALAState, noise: MALANoise, *, step_size: float
+        self, energy: Energy, state: MALAState, noise: MALANoise, *, step_size: float | Tensor
     ) -> tuple[MALAState, Metrics]:
         epsilon = step_size * state.log_factor.exp()
         move = (2 * epsilon).sqrt() * noise.normal - epsilon * state.gradient
         proposal = state.x + move
         energies, gradient = energy_and_gradient(energy, proposal)
         # −log q(x | y) + log q(y | x), the squared normal z of the way there being known.
-        back = (epsilon * gradient - move).flatten(1).square().sum(1) / (4 * epsilon)
-        there = noise.normal.flatten(1).square().sum(1) / 2
+        back = squared_norms(epsilon * gradient - move) / (4 * epsilon)
+        there = squared_norms(noise.normal) / 2
         log_ratio = state.energy - energies + there - back
         # A comparison with NaN is false: what is not finite is refused.
         accepted = noise.uniform.log() < log_ratio
@@ -112,4 +113,9 @@ class MALA:
             log_factor,
             steps,
         )
-        return new, {"acceptance_rate": acceptance, "step_size": epsilon}
+        metrics = {
+            "acceptance_rate": acceptance,
+            "force": force(state.gradient),
+            "step_size": epsilon,
+        }
+        return new, metrics

@@ -514,3 +514,14 @@ def test_it_is_found_by_name_and_goes_inside_others() -> None:
         assert ((replica.scale.square() / hot - 1).abs() < 0.2).all()
         x = replica.x.double()
         assert ((x.square().mean(0) - hot).abs() < 5 * hot * math.sqrt(2 / n)).all()
+
+
+class Remembering(Told):
+    def restart(self, state: Place, e: Any, x: Tensor) -> Place:
+        return Place(x + state.x.mean())
+
+
+def test_the_inner_sampler_begins_again_with_what_it_keeps() -> None:
+    sampler = Adaptive(Remembering(), mass=False)
+    state = sampler.init(energy, torch.full((4, 2), 3.0))
+    assert (sampler.restart(state, energy, torch.zeros(6, 2)).inner.x == 3).all()

@@ -312,10 +312,10 @@ class Moving(NamedTuple):
 
 
 class Drift:
-    """Has a momentum of its own for each row, and a count of steps for all."""
+    """Has a momentum of its own for each row, and counts of steps for all."""
 
     def init(self, energy: Any, x: Tensor) -> Moving:
-        return Moving(x, torch.zeros_like(x), torch.zeros(()))
+        return Moving(x, torch.zeros_like(x), torch.zeros(7))
 
     def draw(self, state: Moving, *, generator: torch.Generator) -> Tensor:
         return torch.randn(state.x.shape, generator=generator)
@@ -345,7 +345,7 @@ def test_each_replica_has_a_state_of_its_own_and_keeps_it_unless_it_moves() -> N
     assert 0 < moved.sum() < 24
     assert torch.equal(after.replicas[0].momentum[~moved], momentum[~moved])
     assert (after.replicas[0].momentum[moved] == 0).all()
-    assert after.replicas[0].steps == 1
+    assert after.replicas[0].steps.tolist() == [1] * 7
 
 
 def test_a_step_size_is_adapted_at_each_temperature() -> None:

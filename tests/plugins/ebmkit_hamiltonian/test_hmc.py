@@ -111,6 +111,21 @@ def test_a_wall_does_not_bias_the_variance(outside: float) -> None:
     assert (x.abs() < 2).all()
 
 
+@pytest.mark.parametrize("inside", [math.nan, math.inf, 0.0])
+def test_a_wall_on_the_way_is_not_passed(inside: float) -> None:
+    # Without a force two leaps of 1 lead from −1 over 0, where the wall is, to 1.
+    def energy(x: Tensor) -> Tensor:
+        return torch.where(x.abs().sum(1) < 0.5, inside, 0.0 * x.sum(1))
+
+    x = torch.full((1, 1), -1.0)
+    sampler = HMC(step_size=1.0, n_leapfrog=2)
+    noise = HMCNoise(torch.ones(1, 1), torch.zeros(1), torch.ones(()))
+    after, metrics = sampler.step(energy, sampler.init(energy, x), noise, step_size=1.0)
+    passes = inside == 0
+    assert after.x.item() == (1.0 if passes else -1.0)
+    assert metrics["acceptance_rate"] == float(passes)
+
+
 def test_acceptance_is_the_metropolis_ratio_of_the_hamiltonian() -> None:
     # Second route: the trajectory written out, with both half kicks of each leap.
     g = torch.Generator().manual_seed(5)

@@ -131,6 +131,11 @@ class Adaptive:
             )
 
     @property
+    def exact(self) -> bool:
+        """Whether a step leaves p(x) as it is, once adaptation is settled."""
+        return bool(getattr(self.sampler, "exact", False))
+
+    @property
     def discrete(self) -> bool:
         return bool(getattr(self.sampler, "discrete", False))
 

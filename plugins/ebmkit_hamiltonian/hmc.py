@@ -71,6 +71,8 @@ class HMC:
         metadata=doc("ε is spread uniformly over ε (1 ± jitter), anew at each step"),
     )
 
+    exact = True
+
     def init(self, energy: Energy, x: Tensor) -> HMCState:
         energies, gradient = energy_and_gradient(energy, x)
         return HMCState(x, energies, gradient, energies)

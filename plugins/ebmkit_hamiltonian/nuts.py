@@ -67,6 +67,7 @@ class NUTS:
     """
 
     traceable = False
+    exact = True
 
     step_size: float | Scheduler = field(
         default=0.1,

@@ -79,6 +79,15 @@ def same_states(
             )
 
 
+def noise_fits(planner: Planner, dataset: Any, training: Training) -> None:
+    """Noise is added to continuous states alone."""
+    noise = training.data_noise
+    if getattr(dataset, "discrete", False) and (is_scheduled(noise) or noise):
+        planner.report(
+            "training.data_noise", "the data are discrete and take no noise; leave it out"
+        )
+
+
 def same_event_shape(planner: Planner, model: Any, event_shape: tuple[int, ...] | None) -> None:
     """A model that states its event shape states the data's."""
     if event_shape is None or not isinstance(model, Call) or "event_shape" not in model.arguments:

@@ -143,6 +143,7 @@ class _Composer:
             )
             training = attrs.evolve(training, data_noise=noise)
             checks.buffer_holds_negatives(planner, loss, training)
+            checks.noise_fits(planner, dataset, training)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
             checks.loss_schedules(planner, "loss", loss, training)
             checks.restarts(planner, chains, loss)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from torch import Tensor
 from ebmkit.chains import Chain, Progress, run_chain
 from ebmkit.chains.conduct import conducted
 from ebmkit.chains.starts import starts_among, starts_around
-from ebmkit.data import Feed, to_judge, to_validate, with_noise
+from ebmkit.data import Feed, to_judge, to_validate
 from ebmkit.errors import DivergenceError, UserError
-from ebmkit.evaluation import Annealing, judge, loss_on
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
+from ebmkit.judging import judge, last_loss
 from ebmkit.objectives import Objective, bind, conditional, conduct_of
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Dataset, Loss, Metrics, Model, Sampler, Scheduler
@@ -150,6 +149,7 @@ class Pipeline:
         steps: int | None = None,
         generator: torch.Generator | None = None,
         condition: Tensor | None = None,
+        progress: Progress | None = None,
     ) -> Tensor:
         """``n`` points (n, *event) of the model, by chains of ``steps`` steps (by default
         ``evaluation.chain_steps``).
@@ -157,13 +157,16 @@ class Pipeline:
         Chains start at the loss's persistent chains where it has some, else at normal noise with
         the data's mean and standard deviation. A conditional model is sampled at ``condition``
         (n, ...), by default that of the persistent chains or of data rows. Without a generator the
-        draws are those of the run's seed.
+        draws are those of the run's seed. ``progress`` is told (steps done, steps in all).
 
         Raises:
             UserError: the pipeline has no sampler.
             DivergenceError: a chain is not finite.
+            ChainInterrupt: a KeyboardInterrupt, with what there is so far as ``chain``.
         """
-        return self.sample_batch(n, steps=steps, generator=generator, condition=condition).x
+        return self.sample_batch(
+            n, steps=steps, generator=generator, condition=condition, progress=progress
+        ).x
 
     def sample_batch(
         self,
@@ -234,7 +237,7 @@ class Pipeline:
         """
         batch = self.validation_data(generator=self.generator("validation data"))
         try:
-            return self._loss_on(self.present_model, batch, "validation loss", loss)["loss"]
+            return last_loss(self, self.present_model, batch, "validation loss", loss)["loss"]
         except DivergenceError as error:
             raise DivergenceError(
                 f"validation after step {self.step}: {error}", step=self.step
@@ -255,38 +258,7 @@ class Pipeline:
 
     def judge(self) -> tuple[dict[str, Any], Batch, Batch | None]:
         """The numbers of ``evaluate``, and the data and samples that they compare."""
-        n = self.evaluation.n_samples
-        data = self.data(n, generator=self.generator("evaluation"))
-        samples: Batch | str = "there is no sampler to draw samples with"
-        try:
-            if self.sampler is not None:
-                samples = self.sample_batch(n)
-        except DivergenceError as error:
-            samples = str(error)
-        log_density = getattr(self.dataset, "log_density", None)
-        test = partial(self._loss_on, self.model, data, "test loss")
-        with evaluating(self.model):
-            numbers = judge(
-                self.model,
-                data,
-                samples,
-                log_density,
-                self.evaluation.loss,
-                test,
-                annealing=Annealing.asked(self),
-                sampler=self.sampler,
-            )
-        if self.trainer.kept is not None:
-            numbers["kept_step"] = self.trainer.kept_step
-        numbers["chain_steps"] = self.evaluation.chain_steps
-        return numbers, data, None if isinstance(samples, str) else samples
-
-    def _loss_on(self, model: Model, batch: Batch, purpose: str, loss: Loss) -> dict[str, float]:
-        """A loss of the batch as it is at the run's last step, with the noise that this adds to the
-        positives, so that values of all steps compare."""
-        last, generator = max((self.training.steps or 1) - 1, 0), self.generator(purpose)
-        batch = with_noise(batch, self.trainer.data_noise(last), generator=generator)
-        return loss_on(loss, model, batch, step=last, generator=generator)
+        return judge(self)
 
     def _labelled(self, batch: Batch) -> Batch:
         return batch if self.conditional else Batch(batch.x)

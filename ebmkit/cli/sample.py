@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ebmkit.cli._output import notice, progress_bar
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -23,14 +25,23 @@ def command(run: Path, count: int, out: Path, steps: int | None, seed: int | Non
         raise click.BadParameter(f"{out} must end in .npy", param_hint="--out")
     import numpy as np
 
+    from ebmkit.chains import ChainInterrupt
     from ebmkit.checkpoint import write_atomically
     from ebmkit.loading import load
     from ebmkit.seeds import stream
 
     pipeline = load(run)
     generator = None if seed is None else stream(seed, "samples", pipeline.device)
-    points = pipeline.sample(count, steps=steps, generator=generator)
+    interrupt: ChainInterrupt | None = None
+    try:
+        with progress_bar("sampling") as progress:
+            points = pipeline.sample(count, steps=steps, generator=generator, progress=progress)
+    except ChainInterrupt as raised:
+        interrupt, points = raised, raised.chain.x
     content = io.BytesIO()
     np.save(content, points.cpu().numpy(), allow_pickle=False)
     write_atomically(out, content.getvalue())
     click.echo(f"{out}: {tuple(points.shape)}")
+    if interrupt is not None:
+        notice(f"interrupted after {interrupt.chain.steps} steps; the points are those of then")
+        raise interrupt

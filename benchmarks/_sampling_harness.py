@@ -117,7 +117,7 @@ class Arms:
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         stored = self.folder / "arrays.npz"
-        np.savez(stored, **dict(arrays))  # type: ignore[arg-type]
+        store(stored, arrays)
         self.workers: dict[str, Worker] = {}
         self.versions: dict[str, str] = {}
         for name, spec in specs.items():
@@ -151,6 +151,11 @@ class Arms:
                 time.sleep(PAUSE)
                 times[name].append(self.workers[name].run(seed))
         return times
+
+
+def store(path: Path, arrays: Mapping[str, Numbers]) -> None:
+    """Where a worker finds the arrays that its arm is built from."""
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def in_turn(names: Sequence[str] | Mapping[str, Any], count: int) -> list[list[str]]:

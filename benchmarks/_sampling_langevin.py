@@ -18,6 +18,8 @@ from _sampling_network import Work, jax_energy, module, sequential
 from _sampling_worker import Arm
 
 EPSILON = 1e-2
+SPREAD = 4.0
+"""Standard deviation of the energies at the start, so that a wrong force would be noticed."""
 CHUNK = 10
 """Steps that the hand-compiled arm takes at once."""
 

@@ -27,8 +27,12 @@ class Work(NamedTuple):
         )
 
 
-def arrays(work: Work, seed: int = 0) -> dict[str, Numbers]:
-    """Weights, uniform in ±1/√(inputs), and standard normal starting points."""
+def arrays(work: Work, *, seed: int = 0, spread: float | None = None) -> dict[str, Numbers]:
+    """Weights, uniform in ±1/√(inputs), and standard normal starting points.
+
+    With ``spread`` the last layer is scaled until the points' energies have that standard deviation,
+    for a fresh network is so flat that chains hardly feel the force.
+    """
     numbers = np.random.default_rng(seed)
     widths = [work.dimension, *[work.width] * work.depth, 1]
     stored: dict[str, Numbers] = {}
@@ -36,6 +40,10 @@ def arrays(work: Work, seed: int = 0) -> dict[str, Numbers]:
         for name, shape in ((f"weight{i}", (after, before)), (f"bias{i}", (after,))):
             stored[name] = numbers.uniform(-1, 1, shape) / math.sqrt(before)
     stored["x"] = numbers.normal(size=(work.chains, work.dimension))
+    if spread is not None:
+        factor = spread / quantities(stored)(stored["x"])["energy"].std()
+        for name in (f"weight{work.depth}", f"bias{work.depth}"):
+            stored[name] = stored[name] * factor
     return {name: array.astype(np.float32) for name, array in stored.items()}
 
 

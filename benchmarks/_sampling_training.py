@@ -39,7 +39,7 @@ def arrays(seed: int = 0) -> dict[str, Numbers]:
 
     moons = ebmkit.create("dataset", "two-moons")
     data = moons.draw(4096, generator=torch.Generator().manual_seed(seed)).x
-    return {**network_arrays(NETWORK, seed), "data": data.numpy()}
+    return {**network_arrays(NETWORK, seed=seed), "data": data.numpy()}
 
 
 def _judged(model: Any, data: Any) -> Arm:

@@ -29,8 +29,7 @@ import _sampling_ess as ess
 import _sampling_langevin as langevin
 import _sampling_network as network
 import _sampling_training as training
-import numpy as np
-from _sampling_harness import Arms, Quartiles, agree, cold_seconds, in_turn, machine, ratios
+from _sampling_harness import Arms, Quartiles, agree, cold_seconds, in_turn, machine, ratios, store
 from _sampling_report import Report, bars, table
 
 COLD_STEPS = 2000
@@ -38,7 +37,7 @@ COLD_STEPS = 2000
 
 def run_langevin(report: Report, blocks: int, threads: int) -> None:
     for work in langevin.WORKS:
-        stored = network.arrays(work)
+        stored = network.arrays(work, spread=langevin.SPREAD)
         with Arms(langevin.specs(work), stored, threads=threads) as arms:
             agree(
                 arms,
@@ -120,7 +119,7 @@ def run_cold(report: Report, blocks: int, threads: int) -> None:
         times: dict[str, list[float]] = {name: [] for name in arms}
         with TemporaryDirectory() as folder:
             stored = Path(folder, "arrays.npz")
-            np.savez(stored, **network.arrays(long))
+            store(stored, network.arrays(long, spread=langevin.SPREAD))
             for names in in_turn(arms, blocks):
                 for name in names:
                     times[name].append(cold_seconds(arms[name], stored, threads=threads))

@@ -187,8 +187,8 @@ def ratios(of: Sequence[float], to: Sequence[float]) -> Quartiles:
     return quartiles([a / b for a, b in zip(of, to, strict=True)])
 
 
-def machine(threads: int, versions: Mapping[str, str]) -> str:
-    """One line on what the numbers were measured with."""
+def machine(threads: int, load: float | None, versions: Mapping[str, str]) -> str:
+    """One line on what the numbers were measured with; ``load`` is the average at the start."""
     said = dict(
         line.split(":", 1)
         for line in _read("/proc/cpuinfo").split("\n\n")[0].splitlines()
@@ -198,10 +198,10 @@ def machine(threads: int, versions: Mapping[str, str]) -> str:
     cpu = names.get("model name", platform.processor() or platform.machine())
     sets = [s for s in ("avx2", "avx512f") if s in names.get("flags", "").split()]
     known = ", ".join(f"{name} {value}" for name, value in versions.items())
-    load = f", load average at the start {os.getloadavg()[0]:.1f}" if threads else ""
+    busy = "" if load is None else f", load average at the start {load:.1f}"
     return (
         f"{cpu} {'/'.join(sets)}, {os.cpu_count()} cores of which each arm may use {threads}, as many "
-        f"threads{load}; {platform.system()}, Python {platform.python_version()}, {known}"
+        f"threads{busy}; {platform.system()}, Python {platform.python_version()}, {known}"
     )
 
 

@@ -20,8 +20,10 @@ installed are left out: torchebm, ebmkit==0.16.0 (another project's, imported as
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -149,7 +151,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.sections) - set(SECTIONS):
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    report = Report(arguments.out, lambda versions: machine(arguments.threads, versions))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    report = Report(arguments.out, partial(machine, arguments.threads, load))
     for name in arguments.sections or SECTIONS:
         blocks = arguments.cold_blocks if name == "cold" else arguments.blocks
         SECTIONS[name](report, blocks, arguments.threads)

@@ -7,7 +7,6 @@ effective sample size is judged by one estimator for both, in its worst dimensio
 
 from __future__ import annotations
 
-import inspect
 import math
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -113,14 +112,14 @@ def ours(
         options["max_depth"] = DOUBLINGS
     mover = ebmkit.create("sampler", sampler, **options)
     model, x = _torch_target(target, stored), torch.from_numpy(stored["x"])
-    keywords: dict[str, Any] = {}
-    if "compile" in inspect.signature(ebmkit.sample).parameters:
-        # The first runs, which are not timed, compile.
-        keywords["compile"] = "chunk" if getattr(mover, "traceable", True) else "auto"
+    # The first runs, which are not timed, compile.
+    mode: Any = "chunk" if getattr(mover, "traceable", True) else "off"
 
     def run(seed: int) -> Any:
         g = torch.Generator().manual_seed(seed)
-        return ebmkit.sample(mover, model, x, steps=steps, generator=g, trajectory=True, **keywords)
+        return ebmkit.sample(
+            mover, model, x, steps=steps, generator=g, trajectory=True, compile=mode
+        )
 
     return Arm(run, lambda points: points.numpy())
 

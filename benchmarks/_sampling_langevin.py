@@ -6,7 +6,6 @@ float32. What ε and the noise are is the same in all of them, torchebm's conven
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -35,7 +34,7 @@ def specs(work: Work) -> dict[str, Spec]:
     """The arms of a work, ours first."""
     here, steps = "_sampling_langevin", {"steps": work.steps}
     ours = {"steps": work.steps, "width": work.width, "depth": work.depth}
-    arms = {
+    return {
         OURS: Spec(f"{here}:ours", {**ours, "mode": "chunk"}),
         "ebmkit, own module": Spec(f"{here}:ours", {**ours, "mode": "chunk", "own": True}),
         "ebmkit, auto": Spec(f"{here}:ours", {**ours, "mode": "auto"}),
@@ -48,16 +47,6 @@ def specs(work: Work) -> dict[str, Spec]:
         "JAX scan": Spec(f"{here}:jax_scan", steps, torch=False),
         "blackjax": Spec(f"{here}:blackjax", steps, torch=False),
     }
-    if not compiles():
-        arms = {n: s for n, s in arms.items() if n not in ("ebmkit, auto", "ebmkit, eager")}
-    return arms
-
-
-def compiles() -> bool:
-    """Whether ``ebmkit.sample`` takes ``compile``."""
-    import ebmkit
-
-    return "compile" in inspect.signature(ebmkit.sample).parameters
 
 
 def _torch_arm(run: Callable[[int], Any]) -> Arm:
@@ -70,7 +59,7 @@ def ours(
     steps: int,
     width: int,
     depth: int,
-    mode: str,
+    mode: Any,
     own: bool = False,
 ) -> Arm:
     import torch
@@ -84,11 +73,10 @@ def ours(
         model = ebmkit.create("model", "mlp", event_shape=(x.shape[1],), hidden=[width] * depth)
         model.layers.load_state_dict(sequential(stored).state_dict())
     sampler = ebmkit.create("sampler", "langevin", step_size=EPSILON)
-    keywords: dict[str, Any] = {"compile": mode} if compiles() else {}
 
     def run(seed: int) -> Any:
         g = torch.Generator().manual_seed(seed)
-        return ebmkit.sample(sampler, model, x, steps=steps, generator=g, **keywords)
+        return ebmkit.sample(sampler, model, x, steps=steps, generator=g, compile=mode)
 
     return _torch_arm(run)
 

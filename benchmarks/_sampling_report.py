@@ -62,7 +62,7 @@ def bars(report: Report) -> None:
             names = list(panel.heights)[::-1]
             colours = ["C0" if "ebmkit" in name else "0.7" for name in names]
             drawn = axes.barh(names, [panel.heights[name] for name in names], color=colours)
-            axes.bar_label(drawn, fmt="{:,.3g}", padding=2, fontsize=7)
+            axes.bar_label(drawn, fmt=lambda height: f"{height:,.0f}", padding=2, fontsize=7)
             axes.set(xlabel=panel.unit, xscale="log" if panel.logarithmic else "linear")
             axes.set_title(panel.title, fontsize=9)
             axes.tick_params(labelsize=7)

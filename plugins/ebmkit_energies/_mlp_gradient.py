@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
@@ -35,35 +35,38 @@ _PULLS: dict[type[nn.Module], Pull] = {
 
 
 def output_and_gradient(
-    layers: Sequence[Any], inputs: Tensor, n_inputs: int
+    network: nn.Module, inputs: Tensor, n_inputs: int
 ) -> tuple[Tensor, Tensor] | None:
     """f (batch,) and its gradient (batch, ``n_inputs``) in the first inputs of rows (batch, numbers).
 
-    The same operations as autograd's, without its bookkeeping. None where the layers are not linear
-    ones with activations between them that are known here, as where somebody has put in others.
+    The same operations as autograd's, without its bookkeeping. None where the network is not a sequence
+    of linear layers with activations between them that are known here, as where somebody has put in
+    others.
     """
-    linear, activations = layers[::2], layers[1::2]
     # By the exact class: one derived from it may do anything.
-    if len(layers) % 2 == 0 or any(type(layer) is not nn.Linear for layer in linear):
+    if type(network) is not nn.Sequential:
         return None
-    if linear[-1].out_features != 1:
+    layers: list[Any] = list(network)
+    linear, activations = layers[::2], layers[1::2]
+    if len(layers) % 2 == 0 or any(type(layer) is not nn.Linear for layer in linear):
         return None
     # What works in place would change z, at which the derivative is taken.
     if any(type(a) not in _PULLS or getattr(a, "inplace", False) for a in activations):
         return None
-    pulls = [_PULLS[type(layer)] for layer in activations]
+    last = linear.pop()
+    if last.out_features != 1:
+        return None
     passed = []
     h = inputs
-    for layer, activation in zip(linear, activations, strict=False):
+    for layer, activation in zip(linear, activations, strict=True):
         z = nn.functional.linear(h, layer.weight, layer.bias)
         h = activation.forward(z)
-        passed.append((z, h))
-    last = linear[-1]
+        passed.append((layer.weight, activation, z, h))
     output = nn.functional.linear(h, last.weight, last.bias)
     g = last.weight.expand(len(inputs), -1)
-    for layer, activation, pull, (z, h) in zip(
-        reversed(linear[:-1]), reversed(activations), reversed(pulls), reversed(passed), strict=True
-    ):
-        weight = layer.weight if layer is not linear[0] else layer.weight[:, :n_inputs]
-        g = pull(activation, g, z, h) @ weight
+    while passed:
+        weight, activation, z, h = passed.pop()
+        g = _PULLS[type(activation)](activation, g, z, h) @ (
+            weight if passed else weight[:, :n_inputs]
+        )
     return output.squeeze(1), g

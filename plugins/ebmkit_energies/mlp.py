@@ -124,7 +124,7 @@ class MLP(nn.Module):
         """E (batch,) and ∇E (batch, *event) by the chain rule written out; None where ``layers`` hold
         others than this class puts there."""
         rows, inputs = self._inputs(x, condition)
-        found = output_and_gradient(list(self.layers), inputs, rows.shape[1])
+        found = output_and_gradient(self.layers, inputs, rows.shape[1])
         if found is None:
             return None
         energies, gradient = found

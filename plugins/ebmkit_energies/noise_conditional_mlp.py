@@ -157,7 +157,7 @@ class NoiseConditionalMLP(nn.Module):
         """E (batch,) and ∇E (batch, *event) by the chain rule written out; None where ``layers`` hold
         others than this class puts there."""
         rows, sigma, factor, inputs = self._inputs(x, condition, noise_level)
-        found = output_and_gradient(list(self.layers), inputs, rows.shape[1])
+        found = output_and_gradient(self.layers, inputs, rows.shape[1])
         if found is None:
             return None
         network, gradient = found

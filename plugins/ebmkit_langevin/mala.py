@@ -103,7 +103,7 @@ class MALA:
         acceptance = torch.where(probability.isnan(), 0, probability).mean()
         wide = accepted.view(-1, *[1] * (state.x.ndim - 1))
         log_factor, steps = state.log_factor, state.steps
-        if self.target_acceptance is not None:
+        if self.target_acceptance is not None and len(state.x):  # no chains have no mean
             steps = steps + 1
             log_factor = log_factor + (acceptance - self.target_acceptance) / steps.pow(0.6)
         new = MALAState(

@@ -1,7 +1,7 @@
 """R̂, effective sample sizes and errors: ArviZ's numbers, known limits, and laws.
 
-The reference numbers are those of ArviZ 0.23.4 on the very traces; benchmarks/arviz_agreement.py compares
-the two on many more.
+The reference numbers are those of ArviZ 0.23.4 on the very traces; benchmarks/arviz_agreement.py
+compares the two on many more.
 """
 
 from __future__ import annotations

@@ -142,7 +142,8 @@ def diagnose(
         energies = ours.energies(chain.trajectory.flatten(0, 1)).view(-1, chains)
     except DivergenceError as error:
         return Diagnosis("diverging", str(error), **told._asdict())
-    distances = (chain.trajectory - ours.data.x.mean(0)).flatten(2).norm(dim=2)
+    away = chain.trajectory - ours.data.x.mean(0)
+    distances = away.reshape(-1, chains, math.prod(away.shape[2:])).norm(dim=2)
     return _diagnosed(told, chain, energies, distances, drift, seconds)
 
 

@@ -32,9 +32,9 @@ def quantile(values: Tensor, q: float) -> Tensor:
     """(numbers, 1, 1), linear between the order statistics around (S − 1) q."""
     ordered = values.flatten(1).sort(1).values
     size = ordered.shape[1]
-    # In the very order of operations that ArviZ has by way of SciPy: where values are tied, which of
-    # them lie at or below the quantile hangs on its last digit.
-    place = size * q + (1 + q * -1.0)
+    # In the very order of operations that ArviZ has by way of SciPy: between two equal values the
+    # result may be off by its last digit, which decides whether these lie at or below it.
+    place = size * q + (1 - q)
     below = math.floor(min(max(place, 1), size - 1))
     weight = min(max(place - below, 0), 1)
     between = (1 - weight) * ordered[:, below - 1] + weight * ordered[:, below]

@@ -140,7 +140,7 @@ def _r_hat(values: Tensor) -> Tensor:
 def _plain_r_hat(values: Tensor) -> Tensor:
     n = values.shape[-1]
     between = n * values.mean(-1).var(-1)
-    within = torch.where(_still(values), 0, values.var(-1)).mean(-1)
+    within = values.var(-1).mean(-1)
     return ((between / within + n - 1) / n).sqrt()
 
 
@@ -193,18 +193,14 @@ def _autocovariance(values: Tensor) -> Tensor:
     n = values.shape[-1]
     centred = values - values.mean(-1, keepdim=True)
     # A mean's rounding is no movement.
-    centred = torch.where(_still(values)[..., None], 0, centred)
+    still = values.amax(-1, keepdim=True) == values.amin(-1, keepdim=True)
+    centred = torch.where(still, 0, centred)
     # Padded, so that no lag wraps around, to a length that transforms fast.
     length = 2 ** (2 * n - 1).bit_length()
     spectrum = torch.fft.rfft(centred, n=length)
     power = spectrum.real.square() + spectrum.imag.square()
     covariance: Tensor = torch.fft.irfft(power, n=length)[..., :n]
     return covariance / n
-
-
-def _still(values: Tensor) -> Tensor:
-    """Which chains are at one value all along."""
-    return values.amax(-1) == values.amin(-1)
 
 
 def _split(values: Tensor) -> Tensor:

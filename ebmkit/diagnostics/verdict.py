@@ -113,7 +113,7 @@ def _lacking(found: Evidence) -> list[str]:
     for name, value in (("worst R̂", found.r_hat.worst), ("R̂ of the energy", found.r_hat.energy)):
         # Written so that NaN is lacking too.
         if not value < R_HAT_BELOW:
-            lacking.append(f"the {name} is {value:.3g}, to be below {R_HAT_BELOW}")
+            lacking.append(f"the {name} is {value:.4g}, to be below {R_HAT_BELOW}")
     if not _least(found) > ESS_ABOVE:
         lacking.append(f"the least ESS is {_least(found):.0f}, to be above {ESS_ABOVE:g}")
     return lacking

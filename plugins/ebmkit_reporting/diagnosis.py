@@ -30,7 +30,8 @@ def draw_diagnosis(diagnosis: Diagnosis) -> Figure | None:
     if diagnosis.worst_number is not None and hats is not None:
         place = diagnosis.worst_number
         name = f"x[{', '.join(map(str, place))}]" if place else "x"
-        rows.append((f"{name}, the worst", x.reshape(*x.shape[:2], -1)[..., _flat(place, x)], hats.worst))
+        numbers = x.reshape(*x.shape[:2], -1)
+        rows.append((f"{name}, the worst", numbers[..., _flat(place, x)], hats.worst))
     figure = Figure(figsize=(13, 0.9 + 3.1 * len(rows)), layout="constrained")
     reason = "\n".join(textwrap.wrap(diagnosis.reason, 130))
     figure.suptitle(

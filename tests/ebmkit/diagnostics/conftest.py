@@ -45,6 +45,10 @@ def _trace(name: str) -> Tensor:
         "four draws": lambda: x[:4],
         "five draws": lambda: x[:5, :3],
         "eight draws": lambda: x[:8],
+        "an end in the middle of a pair": lambda: autoregressive(10, 2, 0.6, seed=38),
+        "ties about a quantile": lambda: autoregressive(76, 4, 0.6, seed=3).repeat_interleave(3, 0)[
+            :-1
+        ],
         "constant": lambda: torch.full((30, 3), 0.25, dtype=torch.float64),
         "still chains": lambda: torch.arange(3.0, dtype=torch.float64).expand(30, 3),
     }[name]()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any, NamedTuple
 
 import attrs
@@ -130,6 +131,31 @@ class TestDrift:
         assert found.drift.drift < -20
         assert "chains of that length have not arrived" in found.reason
 
+    def test_the_long_run_goes_on_where_the_short_one_ended(self) -> None:
+        found = diagnosed(pipeline(Counting(), model=lambda x: x.sum(1)))
+        assert found.drift is not None
+        # Counting on from 5 to 250 in both numbers; a state made anew would count from 0.
+        assert (found.drift.short_energy, found.drift.long_energy) == (10.0, 500.0)
+
+    def test_it_starts_at_the_data_where_training_does(self) -> None:
+        ends = torch.tensor([-1.0, 1.0]).repeat(50, 1).T.flatten()
+        made = pipeline(
+            Still(),
+            model=lambda x: (x.square() - 1).square().sum(1),
+            dataset=ends[:, None].expand(100, 2),
+        )
+        found = diagnosed(made)
+        assert found.drift is not None
+        assert found.drift.short_energy == 0
+        # Without chains in training it starts as sampling does, around the data.
+        tables = {**made.tables, "loss": {"use": "dsm", "sigma": 0.1}}
+        del tables["sampler"], tables["dataset"]
+        other = ebmkit.compose(tables, sampler=Still(), dataset=made.dataset, model=made.model)
+        found = diagnosed(other)
+        assert found.drift is not None
+        assert found.drift.short_steps == 5
+        assert found.drift.short_energy > 0.5
+
 
 class StillState(NamedTuple):
     x: Tensor
@@ -146,6 +172,33 @@ class Still:
 
     def step(self, energy: Any, state: StillState, noise: Any) -> tuple[StillState, Any]:
         return state, {}
+
+
+class CountingState(NamedTuple):
+    x: Tensor
+    done: Tensor
+
+
+class Counting:
+    """Puts every number at the count of steps, slowly."""
+
+    def init(self, energy: Any, x: Tensor) -> CountingState:
+        return CountingState(x, torch.zeros(len(x)))
+
+    def draw(self, state: CountingState, *, generator: torch.Generator) -> None:
+        return None
+
+    def step(self, energy: Any, state: CountingState, noise: Any) -> tuple[CountingState, Any]:
+        done = state.done + 1
+        return CountingState(done[:, None].expand(len(done), 2), done), {}
+
+
+class Slow(Still):
+    traceable = False
+
+    def step(self, energy: Any, state: StillState, noise: Any) -> tuple[StillState, Any]:
+        time.sleep(0.001)
+        return super().step(energy, state, noise)
 
 
 class WithHamiltonian(NamedTuple):
@@ -173,6 +226,16 @@ class Independent:
         normal, momentum = noise
         x = normal + torch.tensor([1.0, -1.0])
         return WithHamiltonian(x, energy(x) + momentum.square() / 2), {}
+
+
+class HalfStill(Still):
+    """Normal draws of the first number; the second is 0 all along."""
+
+    def draw(self, state: StillState, *, generator: torch.Generator) -> Any:
+        return torch.randn(state.x.shape, generator=generator)
+
+    def step(self, energy: Any, state: StillState, noise: Any) -> tuple[StillState, Any]:
+        return StillState(noise * torch.tensor([1.0, 0.0])), {}
 
 
 class TestHamiltonians:
@@ -264,6 +327,23 @@ class TestConditional:
 
 
 class TestCalls:
+    def test_seconds_are_those_of_the_steps_after_the_warm_up(self) -> None:
+        made = pipeline(Slow(), k_steps=1)
+        began = time.perf_counter()
+        found = diagnosed(made, steps=100, warm_up=200)
+        whole = time.perf_counter() - began
+        assert found.seconds is not None
+        # Warm-up and drift sleep 0.2 s and 0.05 s besides.
+        assert 0.1 <= found.seconds <= whole - 0.25
+
+    def test_a_number_that_never_changes_has_no_part_in_the_worst(self) -> None:
+        found = diagnosed(pipeline(HalfStill(), dataset=ROWS * torch.tensor([1.0, 0.0])), steps=900)
+        assert found.still_numbers == 1
+        assert found.worst_number == (0,)
+        assert found.r_hat is not None
+        assert found.r_hat.worst == found.r_hat.median < 1.01
+        assert found.verdict == "converged", found.reason
+
     def test_a_seed_reproduces_it(self) -> None:
         runs = [
             diagnosed(pipeline(), steps=40, generator=torch.Generator().manual_seed(seed))

@@ -77,7 +77,7 @@ def test_what_does_not_end_is_diverging(changes: dict[str, Any], words: str) -> 
         {"energies": -50 * RAMP, "distances": 2 - RAMP},
         {"energies": -5 * RAMP, "distances": 1 + RAMP / 10},  # a small fall
         {"energies": 50 * (-5 * RAMP).exp(), "distances": 1 + RAMP / 10},  # it slows
-        {"distances": 3 - 2 * (-6 * RAMP).exp()},  # a growth that slows
+        {"distances": 5 - 5 * (-5 * RAMP).exp()},  # a growth that slows
         {"distances": 1 + RAMP / 2},  # a small growth
         {"energies": -50 * RAMP[:7], "distances": 1 + 9 * RAMP[:7]},  # too few draws to tell
     ],

@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from ebmkit.clocks import spread as spread
     from ebmkit.composer import compose as compose
     from ebmkit.composer import create as create
+    from ebmkit.diagnostics import Diagnosis as Diagnosis
+    from ebmkit.diagnostics import autocorrelation as autocorrelation
+    from ebmkit.diagnostics import diagnose as diagnose
+    from ebmkit.diagnostics import e_bfmi as e_bfmi
+    from ebmkit.diagnostics import effective_sample_size as effective_sample_size
+    from ebmkit.diagnostics import r_hat as r_hat
+    from ebmkit.diagnostics import to_arviz as to_arviz
     from ebmkit.errors import CompileError as CompileError
     from ebmkit.errors import DataError as DataError
     from ebmkit.errors import DivergenceError as DivergenceError
@@ -81,6 +88,15 @@ _HOME = {
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
     "ebmkit.lowering": ("CompileWarning", "tracing"),
     "ebmkit.composer": ("compose", "create"),
+    "ebmkit.diagnostics": (
+        "Diagnosis",
+        "autocorrelation",
+        "diagnose",
+        "e_bfmi",
+        "effective_sample_size",
+        "r_hat",
+        "to_arviz",
+    ),
     "ebmkit.errors": (
         "CompileError",
         "DataError",

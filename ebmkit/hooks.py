@@ -24,6 +24,7 @@ from ebmkit.registry import Registry, registry
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ebmkit.diagnostics import Diagnosis
     from ebmkit.pipeline import Pipeline
     from ebmkit.protocols import Batch
     from ebmkit.spec import Spec
@@ -78,6 +79,10 @@ class Specifications:
         self, run: Run, result: Mapping[str, Any], data: Batch, samples: Batch | None
     ) -> None:
         """After each evaluation, with its numbers, and the data and samples that they compare."""
+
+    @_spec
+    def diagnosis_done(self, directory: Path, diagnosis: Diagnosis) -> None:
+        """After ``ebmkit diagnose``, with what it found, which is kept in the run's directory."""
 
     @_spec
     def run_end(self, run: Run, error: BaseException | None) -> None:
@@ -144,6 +149,9 @@ class Hooks:
         self, run: Run, result: Mapping[str, Any], data: Batch, samples: Batch | None
     ) -> None:
         self._call("evaluation_done", run=run, result=result, data=data, samples=samples)
+
+    def diagnosis_done(self, directory: Path, diagnosis: Diagnosis) -> None:
+        self._call("diagnosis_done", directory=directory, diagnosis=diagnosis)
 
     def run_end(self, run: Run, error: BaseException | None) -> None:
         self._call("run_end", run=run, error=error)

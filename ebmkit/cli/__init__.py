@@ -9,6 +9,7 @@ import click
 
 COMMANDS = {
     "describe": "describe",
+    "diagnose": "diagnose",
     "doctor": "doctor",
     "evaluate": "evaluate",
     "list-plugins": "list_plugins",

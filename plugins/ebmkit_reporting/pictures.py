@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ebmkit import Batch, Pipeline, Run, hookimpl
+from ebmkit import Batch, Diagnosis, Pipeline, Run, hookimpl
+from ebmkit_reporting.diagnosis import draw_diagnosis
 from ebmkit_reporting.metrics_writer import FILE
 
 SHOWN = 2000
@@ -22,7 +23,7 @@ TICKS = 300
 
 
 class Pictures:
-    """Draws samples.png, energy.png and training.png into the run directory."""
+    """Draws samples.png, energy.png, training.png and diagnosis.png into the run directory."""
 
     @hookimpl
     def evaluation_done(self, run: Run, data: Batch, samples: Batch | None) -> None:
@@ -31,6 +32,16 @@ class Pictures:
         if samples is not None:
             draw_samples(data.x, samples.x).savefig(run.directory / "samples.png", dpi=120)
         draw_energy(run.pipeline, data, samples).savefig(run.directory / "energy.png", dpi=120)
+
+    @hookimpl
+    def diagnosis_done(self, directory: Path, diagnosis: Diagnosis) -> None:
+        path = directory / "diagnosis.png"
+        figure = draw_diagnosis(diagnosis)
+        if figure is None:
+            # That of an earlier diagnosis would pass for this one's.
+            path.unlink(missing_ok=True)
+        else:
+            figure.savefig(path, dpi=120)
 
     @hookimpl
     def run_end(self, run: Run, error: BaseException | None) -> None:  # noqa: ARG002

@@ -32,7 +32,10 @@ LISTINGS = [
     ["--no-plugin", "ebmkit-core:cd", "list-plugins"],
     ["recipes"],
     ["recipes", "two-moons"],
-    *([command, "--help"] for command in ("train", "validate", "sample", "evaluate", "doctor")),
+    *(
+        [command, "--help"]
+        for command in ("train", "validate", "sample", "evaluate", "diagnose", "doctor")
+    ),
 ]
 
 

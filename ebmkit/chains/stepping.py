@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from ebmkit.chains.chunks import Case, Graph, graph_of
 from ebmkit.chains.conduct import Conduct
@@ -26,8 +28,9 @@ LONGEST_CHUNK = 10
 """Steps of one graph at most: unrolling more saves little and takes long to compile."""
 MOST_CALLS = 600
 """Operations of one graph at most, about."""
-FEWEST_STEPS = 1000
-"""Fewer steps in all are not even looked at."""
+FEWEST_STEPS, LEAST_WORK = 100_000, 2e12
+"""Runs of fewer steps in all, and of less work, are not even looked at: the look alone, which loads
+the compiler, takes a second."""
 
 
 class Stepper:
@@ -122,7 +125,7 @@ class Stepper:
             name = type(self.sampler).__name__
             conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
             return None
-        if automatic and steps < FEWEST_STEPS:
+        if automatic and steps < FEWEST_STEPS and _work(self.module, state.x) * steps < LEAST_WORK:
             conduct.decision = f"eager: {steps} steps do not pay for compiling"
             return None
         if automatic and self.module is None:
@@ -148,6 +151,16 @@ class Stepper:
 
     def _refuse(self, why: str) -> None:
         self.conduct.refuse(energy_name(self.energy), why)
+
+
+def _work(module: nn.Module | None, x: Tensor) -> float:
+    """About how many products a step takes: each weight once a chain, and those of convolutions once
+    a pixel."""
+    if module is None:
+        return 0.0
+    weights = sum(p.numel() for p in module.parameters())
+    convolves = x.ndim > 3 and any(isinstance(m, _ConvNd) for m in module.modules())
+    return float(weights * len(x) * (x[0, 0].numel() if convolves and len(x) else 1))
 
 
 def _chunk(longest: int, total: int) -> int:

@@ -275,13 +275,13 @@ class TestAuto:
     ) -> None:
         sampler = sampler_of("langevin")
         decisions = []
-        for runs in (20, 10**7):
+        for runs in (2000, 10**7):
             conduct = Conduct(compile="auto", runs=runs)
             with conducted(conduct):
                 for _ in range(3):
                     run_chain(sampler, net, points(), steps=100, generator=seeded())
             decisions.append(conduct.decision)
-        assert decisions[0].startswith("eager: 2000 steps would save about")
+        assert decisions[0].startswith("eager: 200000 steps would save about")
         assert decisions[1] == "compiled, 10 steps a graph"
         assert len(traced) == 1
 
@@ -294,6 +294,14 @@ class TestAuto:
         verdicts = [not work.not_worth(10**power, 10) for power in range(10)]
         assert verdicts == sorted(verdicts)
         assert not verdicts[3] and verdicts[9]
+
+    def test_a_look_is_taken_at_long_runs_and_at_large_models(self) -> None:
+        wide = nn.Sequential(nn.Linear(100, 1000), nn.Linear(1000, 1))
+        assert stepping._work(wide, torch.zeros(7, 100)) == 7 * 102_001
+        conv = nn.Conv2d(1, 4, 3)
+        assert stepping._work(conv, torch.zeros(7, 1, 8, 8)) == 7 * 40 * 64
+        assert stepping._work(conv, torch.zeros(0, 1, 8, 8)) == 0
+        assert stepping._work(None, torch.zeros(7, 100)) == 0
 
     def test_a_function_is_left_alone(self, traced: list[Any]) -> None:
         conduct = Conduct(compile="auto", runs=10**9)

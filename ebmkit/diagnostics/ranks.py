@@ -10,14 +10,21 @@ from torch import Tensor
 
 def normal_scores(values: Tensor) -> Tensor:
     """Φ⁻¹((rank − 3/8) / (S + 1/4)) of all S values of a number, ties having their mean rank."""
-    flat = values.flatten(1).contiguous()
-    ordered = flat.sort(1).values
-    # Of equal values the ranks are first + 1 … last: their mean is (first + last + 1) / 2.
-    first = torch.searchsorted(ordered, flat, right=False)
-    last = torch.searchsorted(ordered, flat, right=True)
-    rank = (first + last + 1).to(values.dtype) / 2
-    scores: Tensor = torch.special.ndtri((rank - 0.375) / (flat.shape[1] + 0.25))
-    return scores.reshape(values.shape)
+    flat = values.flatten(1)
+    ordered, places = flat.sort(1)
+    size = flat.shape[1]
+    counted = torch.arange(size, device=flat.device)
+    # Of each place among the sorted: where the run of equal values begins that it lies in, and where it
+    # ends. Their ranks are first + 1 … last + 1, of mean (first + last) / 2 + 1.
+    begins = torch.ones_like(ordered, dtype=torch.bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = torch.ones_like(begins)
+    ends[:, :-1] = begins[:, 1:]
+    first = torch.where(begins, counted, 0).cummax(1).values
+    last = torch.where(ends, counted, size).flip(1).cummin(1).values.flip(1)
+    rank = (first + last).to(values.dtype) / 2 + 1
+    scores = torch.special.ndtri((rank - 0.375) / (size + 0.25))
+    return torch.empty_like(scores).scatter_(1, places, scores).reshape(values.shape)
 
 
 def median(values: Tensor) -> Tensor:
@@ -28,9 +35,13 @@ def median(values: Tensor) -> Tensor:
     return middle[:, None, None]
 
 
-def quantile(values: Tensor, q: float) -> Tensor:
-    """(numbers, 1, 1), linear between the order statistics around (S − 1) q."""
+def quantiles(values: Tensor, at: tuple[float, ...]) -> list[Tensor]:
+    """(numbers, 1, 1) for each q, linear between the order statistics around (S − 1) q."""
     ordered = values.flatten(1).sort(1).values
+    return [_quantile(ordered, q) for q in at]
+
+
+def _quantile(ordered: Tensor, q: float) -> Tensor:
     size = ordered.shape[1]
     # In the very order of operations that ArviZ has by way of SciPy: between two equal values the
     # result may be off by its last digit, which decides whether these lie at or below it.

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ebmkit.diagnostics.ranks import median, normal_scores, quantile
+from ebmkit.diagnostics.ranks import median, normal_scores, quantiles
 
 Kind = Literal["bulk", "tail", "mean"]
 
@@ -150,7 +150,7 @@ def _bulk(values: Tensor) -> Tensor:
 
 def _tail(values: Tensor) -> Tensor:
     low, high = (
-        _plain_ess(_split((values <= quantile(values, q)).to(values.dtype))) for q in _TAILS
+        _plain_ess(_split((values <= q).to(values.dtype))) for q in quantiles(values, _TAILS)
     )
     return torch.minimum(low, high)
 

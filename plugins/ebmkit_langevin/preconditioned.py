@@ -104,9 +104,18 @@ class PreconditionedLangevin:
             steps = steps + state.adapting
             # Held steps may be none: the maximum keeps 0 · 0^−κ from being NaN.
             weight = state.adapting * steps.clamp(min=1).pow(-self.forgetting)
-            square = square + weight * (gradient.square().mean(0, keepdim=True) - square)
+            square = square + weight * (_mean_square(gradient, square) - square)
         preconditioner = step_size / (self.damping + square.pow(self.power))
         moved = x.addcmul(preconditioner, gradient, value=-1)
         moved.addcmul_((2 * preconditioner).sqrt(), noise)
         new = PreconditionedLangevinState(moved, square, steps, state.adapting)
         return new, {"force": force(gradient)}
+
+
+def _mean_square(gradient: Tensor, otherwise: Tensor) -> Tensor:
+    """Mean square over chains, (1, *event). A chain of no finite force has none to tell, and what all
+    share must outlive it."""
+    finite = gradient.isfinite().flatten(1).all(1) if gradient.ndim > 1 else gradient.isfinite()
+    told = finite.view(-1, *[1] * (gradient.ndim - 1))
+    total = torch.where(told, gradient.square(), 0).sum(0, keepdim=True)
+    return torch.where(finite.any(), total / finite.sum().clamp(min=1), otherwise)

@@ -143,6 +143,33 @@ def test_adaptation_goes_on_over_a_restart() -> None:
     assert chain.state.steps == 25
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"use": "preconditioned-langevin", "step_size": 0.01},
+        {"use": "adaptive", "sampler": "mala"},
+        {"use": "adaptive", "sampler": "hmc"},
+        {"use": "parallel-tempering", "sampler": "mala", "inverse_temperatures": [1.0, 0.5]},
+        {"use": "nuts", "step_size": 0.2},
+    ],
+    ids=lambda table: f"{table['use']}-{table.get('sampler', '')}",
+)
+def test_what_chains_share_outlives_one_that_is_bad(sampler: dict[str, Any]) -> None:
+    name = sampler["use"]
+    part = ebmkit.create("sampler", name, **{k: v for k, v in sampler.items() if k != "use"})
+    x = torch.randn(30, 2, generator=seeded())
+    x[4] = math.nan
+    conduct = Conduct(on_divergence="freeze")
+    with conducted(conduct):
+        chain = run_chain(
+            part, lambda x: x.square().sum(1) / 2, x, steps=40, warm_up=40, generator=seeded()
+        )
+    assert chain.bad.nonzero().flatten().tolist() == [4]
+    alive = ~chain.bad
+    assert chain.x[alive].isfinite().all()
+    assert (chain.x[alive] != x[alive]).any(1).sum() > 25
+
+
 def test_starts_that_are_bad_themselves_end_the_run() -> None:
     with pytest.raises(ebmkit.DivergenceError, match="10 starts anew were not finite either"):
         walk("restart", 60, starts=lambda n, g: torch.full((n, 2), 5.0))

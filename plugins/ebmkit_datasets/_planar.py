@@ -32,8 +32,8 @@ class Planar(ABC):
 
     n_samples: int | None = field(
         default=None,
-        validator=validators.optional(validators.ge(1)),
-        metadata=doc("points in a finite set, ≥ 1; none for endless fresh draws"),
+        validator=validators.optional(validators.and_(validators.ge(1), validators.le(10**8))),
+        metadata=doc("points in a finite set, 1 to 10⁸; none for endless fresh draws"),
     )
     seed: int = field(
         default=0,

@@ -26,7 +26,9 @@ class GaussianMixture(Planar):
     """
 
     n_components: int = field(
-        default=4, validator=validators.ge(1), metadata=doc("number of Gaussians K, ≥ 1")
+        default=4,
+        validator=validators.and_(validators.ge(1), validators.le(10_000)),
+        metadata=doc("number of Gaussians K, 1 to 10,000"),
     )
     radius: float = field(
         default=1.0, validator=positive, metadata=doc("distance R of the means from 0, > 0")

@@ -33,7 +33,9 @@ class Pinwheel(Planar):
     """
 
     arms: int = field(
-        default=5, validator=validators.ge(1), metadata=doc("number of blades K, ≥ 1")
+        default=5,
+        validator=validators.and_(validators.ge(1), validators.le(10_000)),
+        metadata=doc("number of blades K, 1 to 10,000"),
     )
     radial_std: float = field(
         default=0.3, validator=positive, metadata=doc("standard deviation σ_r along a blade, > 0")

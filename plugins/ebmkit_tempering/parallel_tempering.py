@@ -86,12 +86,12 @@ class ParallelTempering:
     n_replicas: int | None = field(
         default=None,
         validator=optional(and_(whole, ge(2))),
-        metadata=doc(f"R of a geometric sequence; {_REPLICAS} if unset"),
+        metadata=doc("R of a geometric sequence; 5 if unset"),
     )
     lowest: float | None = field(
         default=None,
         validator=optional(and_(finite, gt(0), lt(1))),
-        metadata=doc(f"β_R of a geometric sequence; {_LOWEST} if unset"),
+        metadata=doc("β_R of a geometric sequence; 0.1 if unset"),
     )
     swap_every: int = field(
         default=1,

@@ -372,7 +372,7 @@ def test_unknown_kinds_and_names() -> None:
         registry().of_kind("samplers")
     with pytest.raises(
         UnknownPartError,
-        match=r"did you mean 'langevin'\? \(known: annealed-langevin, langevin, mala\)",
+        match=r"did you mean 'langevin'\? \(known: adaptive, annealed-langevin, gibbs",
     ):
         registry().find("sampler", "langevn")
     with pytest.raises(UnknownPartError, match=r"'mlp' is the name of a model"):

@@ -299,7 +299,7 @@ class TestCompletion:
         assert "--json" in self.offered("list-plugins", "--")
 
     def test_names_of_parts_of_the_kind_before(self) -> None:
-        assert self.offered("describe", "sampler", "") == ["annealed-langevin", "langevin", "mala"]
+        assert self.offered("describe", "sampler", "a") == ["adaptive", "annealed-langevin"]
         assert self.offered("describe", "loss", "p") == ["pcd", "persistent-contrastive-divergence"]
         assert self.offered("recipes", "two") == ["two-moons", "two-moons-dsm"]
         assert "two-moons" in self.offered("train", "two")

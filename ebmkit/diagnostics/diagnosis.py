@@ -98,7 +98,7 @@ def diagnose(
     Half of them start where the loss's persistent chains are, or at data where it has none, the
     others at points as wide as the data without their dependence, so that chains which do not forget
     where they started are found out. After ``warm_up`` steps every ``thin``-th of ``steps`` is kept,
-    by default so that there are at most 1,000 draws in 256 MiB. R̂ and effective sample sizes are of
+    by default so that there are at most 2,000 draws in 256 MiB. R̂ and effective sample sizes are of
     every number of the event and of the energy. A conditional model is sampled at one ``condition``
     (...) in all chains, by default that of a data row.
 

@@ -21,7 +21,7 @@ from ebmkit.protocols import Batch, Energy
 if TYPE_CHECKING:
     from ebmkit.pipeline import Pipeline
 
-MOST_DRAWS = 1000
+MOST_DRAWS = 2000
 KEPT_BYTES = 2**28
 LONGER = 50
 LEAST_LONGER = 10
@@ -125,7 +125,7 @@ class Chains:
             return torch.cat([self._energy(len(piece))(piece) for piece in torch.split(x, _ROWS)])
 
     def thinning(self, x: Tensor, steps: int) -> int:
-        """The thinning that keeps at most 1,000 draws and 256 MiB of such chains."""
+        """The thinning that keeps at most 2,000 draws and 256 MiB of such chains."""
         draws = min(MOST_DRAWS, max(KEPT_BYTES // (x.numel() * x.element_size()), 4))
         return max(-(-steps // draws), 1)
 

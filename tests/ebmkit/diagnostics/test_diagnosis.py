@@ -39,13 +39,13 @@ def diagnosed(made: ebmkit.Pipeline, **changes: Any) -> Diagnosis:
 
 class TestVerdicts:
     def test_a_gaussian_by_good_steps_is_converged(self) -> None:
-        found = diagnosed(pipeline(), steps=1500)
+        found = diagnosed(pipeline(), steps=3000)
         assert found.verdict == "converged", found.reason
         assert found.thin == 2
         assert found.trajectory is not None
         assert found.energies is not None
-        assert found.trajectory.shape == (750, 8, 2)
-        assert found.energies.shape == (750, 8)
+        assert found.trajectory.shape == (1500, 8, 2)
+        assert found.energies.shape == (1500, 8)
         # The chains are right, too: E = ½ χ² of two, mean 1, at five Monte Carlo standard errors.
         assert found.mean_energy is not None
         assert found.mean_energy_error is not None

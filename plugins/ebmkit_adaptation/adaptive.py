@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import torch
@@ -11,8 +11,9 @@ from attrs import field
 from attrs.validators import and_, ge, gt, instance_of, lt, optional
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Sampler, State, UserError, doc, finite, is_scheduled, whole
+from ebmkit import Energy, Metrics, Sampler, doc, finite, is_scheduled, whole
 from ebmkit_adaptation._rescaled import Rescaled
+from ebmkit_adaptation._state import AdaptationError, AdaptiveState
 
 _GAMMA, _T0, _KAPPA = 0.05, 10, 0.75
 _PRIOR = 5
@@ -21,44 +22,6 @@ _ULPS = 100
 """Rounding errors of a mean above which a standard deviation is one."""
 _FIRST = 50
 """Steps after which ``restart`` renews the scales for the first time; twice as many each time."""
-
-
-class AdaptationError(UserError, ValueError):
-    """A sampler that cannot be adapted."""
-
-
-class AdaptiveState(NamedTuple):
-    """Where the chains are, the inner sampler's state, and what is adapted; tensors without
-    dimensions unless stated."""
-
-    x: Tensor
-    """(batch, *event)"""
-    inner: State
-    """The inner sampler's state at y = x / s."""
-    log_step: Tensor
-    """log ε of the next step."""
-    log_average: Tensor
-    """Average of log ε, weighted towards the present."""
-    centre: Tensor
-    """μ, towards which log ε is drawn."""
-    shortfall: Tensor
-    """H, average of target minus acceptance."""
-    steps: Tensor
-    """Steps since the scales were last renewed."""
-    total: Tensor
-    """Steps adapted so far."""
-    due: Tensor
-    """Steps after which ``restart`` renews the scales."""
-    scale: Tensor
-    """s, (1, *event)"""
-    seen: Tensor
-    """Points seen since the scales were last renewed."""
-    mean: Tensor
-    """Their mean, (1, *event)."""
-    squares: Tensor
-    """Their sum of squared distances to it, (1, *event)."""
-    adapting: Tensor
-    """Whether adaptation goes on, bool."""
 
 
 @attrs.frozen
@@ -138,6 +101,10 @@ class Adaptive:
     @property
     def discrete(self) -> bool:
         return bool(getattr(self.sampler, "discrete", False))
+
+    @property
+    def categories(self) -> int | None:
+        return getattr(self.sampler, "categories", None)
 
     @property
     def traceable(self) -> bool:

@@ -72,8 +72,9 @@ def likelihood(
     ``log_z`` with its ``log_z_method``: "exact" by the model's formula or by a sum over all states,
     "quadrature" in 2-D (taken from ``known`` where that has it), or "annealing" where the weights
     are those of enough chains. ``log_likelihood`` = mean over rows of −E(x) − log Z, in nats a row;
-    its error, None of a single row, is that of the mean over rows and that of log Z. ``annealing`` adds brackets, see ``bracket``. ``states`` are of
-    the kind that the model says where nothing else is said.
+    its error, None of a single row, is that of the mean over rows and that of log Z. ``annealing``
+    adds brackets, see ``bracket``. ``states`` are of the kind that the model says where nothing
+    else is said.
     """
     if data.condition is not None:
         return {}, {"log_z": "a conditional model has a normaliser for each condition"}
@@ -183,7 +184,9 @@ def _collapsed(found: Mapping[str, Any]) -> str:
     least = max(_EFFECTIVE, _EFFECTIVE_SHARE * chains)
     if effective >= least:
         return ""
-    more = "annealing_steps bring them together" if chains >= least else "annealing_chains are needed"
+    more = (
+        "annealing_steps bring them together" if chains >= least else "annealing_chains are needed"
+    )
     return (
         f"the weights of the {chains} annealed chains count as no more than {effective:.1f}, fewer "
         f"than the {least:g} from which their mean is to be trusted; the brackets stand, and more "

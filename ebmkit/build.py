@@ -8,7 +8,14 @@ from typing import Any
 import torch
 
 from ebmkit.clocks import clock_of, spread
-from ebmkit.errors import BrokenPluginError, EbmkitError, Problem, UserError, out_of_memory
+from ebmkit.errors import (
+    BrokenPluginError,
+    EbmkitError,
+    Problem,
+    UserError,
+    at_field,
+    out_of_memory,
+)
 from ebmkit.parameters import REQUIRED, parameters
 from ebmkit.plan import FROM_DATA, Call, Shared, lacks
 
@@ -60,11 +67,11 @@ class Builder:
                 return self._checked(call, self._with_private_randomness(call, arguments))
             return self._checked(call, call.factory(**arguments))
         except UserError as error:
-            self.problems.append(Problem(call.path, str(error)))
+            self._refused(call, error)
         except EbmkitError:
             raise
         except (ValueError, TypeError) as error:
-            self.problems.append(Problem(call.path, str(error)))
+            self._refused(call, error)
         except Exception as error:
             if out_of_memory(error):
                 self.problems.append(
@@ -77,6 +84,9 @@ class Builder:
                 f"{whose} failed while it was built: {type(error).__name__}: {error}"
             ) from error
         return None
+
+    def _refused(self, call: Call, error: Exception) -> None:
+        self.problems.append(Problem(*at_field(call.path, str(error), parameters(call.factory))))
 
     def _checked(self, call: Call, part: Any) -> Any:
         if call.component is not None and (missing := lacks(call.kind, part)):

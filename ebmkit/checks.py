@@ -9,13 +9,15 @@ from typing import Any
 import attrs
 
 from ebmkit import clocks
-from ebmkit.errors import EbmkitError, PluginError, Problem, UserError, at_field
+from ebmkit.asking import ask
+from ebmkit.errors import Problem
 from ebmkit.fields import is_scheduled
-from ebmkit.parameters import Parameter, members, parameters, protocol_of, validate
+from ebmkit.parameters import Parameter, members, parameters, parameters_of, protocol_of, validate
 from ebmkit.plan import Call, Planner, Shared
 from ebmkit.protocols import Scheduler
 from ebmkit.sections import Training
 from ebmkit.spec import Spec
+from ebmkit.states import loss_fits, samplers_of
 
 _NO_CHAIN = 'no chain runs where it is read; set clock = "training"'
 
@@ -58,25 +60,6 @@ def with_steps(planner: Planner, training: Training, dataset: Any, default: int)
         steps = training.epochs * max(rows // training.batch_size, 1)
         return attrs.evolve(training, steps=training.steps or steps)
     return attrs.evolve(training, steps=training.steps or default)
-
-
-def same_states(
-    planner: Planner, dataset: Any, sampler: Any, loss: Any, evaluation: Any = None
-) -> None:
-    """Samplers move the kind of states that the data have."""
-    words = {True: "discrete", False: "continuous"}
-    annealing = getattr(evaluation, "annealing_sampler", None)
-    samplers = _samplers(sampler, loss)
-    if annealing is not None:
-        samplers.append(("evaluation.annealing_sampler", annealing))
-    for place, part in samplers if dataset is not None else ():
-        data, moved = (words[bool(getattr(p, "discrete", False))] for p in (dataset, part))
-        if data != moved:
-            planner.report(
-                place,
-                f"it moves {moved} states and the data are {data}; choose a sampler for {data} "
-                "states",
-            )
 
 
 def noise_fits(planner: Planner, dataset: Any, training: Training) -> None:
@@ -122,6 +105,23 @@ def restarts(planner: Planner, chains: Any, loss: Any) -> None:
         )
 
 
+def anneals_exactly(planner: Planner, sampler: Any, loss: Any, evaluation: Any) -> None:
+    """Annealing, where it is asked for, has a sampler that leaves distributions exactly as they are."""
+    if not getattr(evaluation, "annealing_steps", 0):
+        return
+    said = evaluation.annealing_sampler
+    mover = next((p for _, p in samplers_of(sampler, loss)), None) if said is None else said
+    if getattr(mover, "exact", False) is True:
+        return
+    whose = "the pipeline's " if said is None else ""
+    name = "there is none" if mover is None else f"{whose}{type(mover).__name__} does not"
+    planner.report(
+        "evaluation.annealing_sampler",
+        "annealing needs a sampler that leaves its target exactly as it is and says so by exact = "
+        f"True, and {name}; state a Metropolis or a Gibbs sampler, or annealing_steps = 0",
+    )
+
+
 def schedules(
     planner: Planner, sampler: Any, loss: Any, training: Training, evaluation: Any
 ) -> list[str]:
@@ -129,7 +129,7 @@ def schedules(
     k_steps = getattr(loss, "k_steps", None)
     chains = getattr(loss, "sampler", None)
     notices = []
-    for place, part in _samplers(sampler, loss):
+    for place, part in samplers_of(sampler, loss):
         runs = k_steps if part is chains else None
         for name, schedule, complaint in clocks.schedules(part, runs, training.steps):
             path = f"{place}.{name}"
@@ -141,7 +141,7 @@ def schedules(
                 if complaint := _chain_complaint(schedule, judging):
                     planner.report("evaluation.chain_steps", f"{path}: {complaint}")
                 elif clocks.clock_of(schedule) == "chain":
-                    parameter = _parameters(part).get(name)
+                    parameter = parameters_of(type(part)).get(name)
                     if complaint := _value_complaint(
                         parameter, clocks.spread(schedule, judging), judging
                     ):
@@ -156,7 +156,7 @@ def schedules(
 
 def loss_schedules(planner: Planner, place: str, loss: Any, training: Training) -> None:
     """Schedules in a loss's own fields are on the training clock and within the field's bounds."""
-    for name, parameter in _parameters(loss).items():
+    for name, parameter in parameters_of(type(loss)).items():
         schedule, path = getattr(loss, name, None), f"{place}.{name}"
         if Scheduler not in members(parameter.type) or not callable(schedule):
             continue
@@ -173,6 +173,7 @@ def judging_losses(
     hooks: Mapping[str, Any],
     training: Training,
     model: Any,
+    dataset: Any,
 ) -> None:
     """The losses of the evaluation and of hook plugins are good for the model and the run."""
     loss = evaluation.loss
@@ -188,33 +189,21 @@ def judging_losses(
         places += [(f"{plan.path}.{f}", getattr(hooks[name], f, None)) for f in fields]
     for place, part in places:
         loss_schedules(planner, place, part, training)
-        takes(planner, place, part, model)
+        if loss_fits(planner, place, part, dataset):
+            takes(planner, place, part, model)
 
 
 def parts_take_model(planner: Planner, sampler: Any, loss: Any, model: Any) -> None:
     """Loss and samplers can work with such a model."""
-    for place, part in [("loss", loss), *_samplers(sampler, loss)]:
+    for place, part in [("loss", loss), *samplers_of(sampler, loss)]:
         takes(planner, place, part, model)
 
 
 def takes(planner: Planner, place: str, part: Any, given: Any) -> None:
     """A part can work with such a model, or a hook plugin with such a pipeline, by what its own
     ``check`` says."""
-    check = getattr(part, "check", None)
-    if check is None:
-        return
-    try:
-        check(given)
-    except UserError as error:
-        planner.report(*at_field(place, str(error), _parameters(part)))
-    except EbmkitError:
-        raise
-    except Exception as error:
-        kind = type(part)
-        raise PluginError(
-            f"{place}: check of {kind.__name__} (module {kind.__module__}) raised "
-            f"{type(error).__name__}: {error}; mend or update the plugin"
-        ) from error
+    if getattr(part, "check", None) is not None:
+        ask(planner, place, part, "check", given)
 
 
 def over_the_run(planner: Planner, path: str, schedule: Any, training: Training) -> Any:
@@ -236,15 +225,6 @@ def over_the_run(planner: Planner, path: str, schedule: Any, training: Training)
     except (ValueError, TypeError) as error:
         planner.report(path, str(error))
     return schedule
-
-
-def _parameters(part: Any) -> dict[str, Parameter]:
-    """The keyword parameters of a part's class; none where a live part's types cannot be told."""
-    kind: Any = type(part)
-    try:
-        return parameters(kind)
-    except (NameError, TypeError, ValueError):
-        return {}
 
 
 def _chain_complaint(schedule: Any, steps: int) -> str:
@@ -275,13 +255,6 @@ def _value_complaint(parameter: Parameter | None, schedule: Any, steps: int) -> 
 def _read_at(steps: int) -> list[int]:
     """The start, the middle and the end of a run."""
     return sorted({0, steps // 2, steps - 1})
-
-
-def _samplers(sampler: Any, loss: Any) -> list[tuple[str, Any]]:
-    """The pipeline's sampler and the loss's own, where there are such, each with its path."""
-    places = [] if sampler is None else [("sampler", sampler)]
-    own = getattr(loss, "sampler", None)
-    return places if own is None or own is sampler else [*places, ("loss.sampler", own)]
 
 
 def _references(plan: Any) -> list[str]:

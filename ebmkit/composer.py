@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import torch
 
-from ebmkit import checks, optimizers
+from ebmkit import checks, optimizers, states
 from ebmkit.build import Builder
 from ebmkit.data import Points
 from ebmkit.devices import find_device
@@ -147,7 +147,8 @@ class _Composer:
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
             checks.loss_schedules(planner, "loss", loss, training)
             checks.restarts(planner, chains, loss)
-        checks.same_states(planner, dataset, sampler, loss, evaluation)
+        states.same_states(planner, dataset, sampler, loss, evaluation)
+        checks.anneals_exactly(planner, sampler, loss, evaluation)
         checks.same_event_shape(planner, plans.get("model"), event_shape)
         self._raise()
         assert training is not None and optimizer is not None
@@ -156,8 +157,9 @@ class _Composer:
         hooks = {n: builder.build(p) for n, p in hook_plans.items()}
         self._report(builder)
         self._raise()
-        checks.judging_losses(planner, evaluation, hook_plans, hooks, training, model)
+        checks.judging_losses(planner, evaluation, hook_plans, hooks, training, model, dataset)
         checks.parts_take_model(planner, sampler, loss, model)
+        states.model_fits(planner, dataset, model, sampler, loss, evaluation, device)
         lr = optimizers.schedule_of(optimizer, builder.build)
         lr = checks.over_the_run(planner, "training.optimizer.lr", lr, training)
         self._report(builder)

@@ -62,6 +62,14 @@ def parameters(factory: Callable[..., Any]) -> dict[str, Parameter]:
     return found
 
 
+def parameters_of(kind: Any) -> dict[str, Parameter]:
+    """The keyword parameters of a live part's class; none where its types cannot be told."""
+    try:
+        return parameters(kind)
+    except (NameError, TypeError, ValueError):
+        return {}
+
+
 def takes_any_keyword(factory: Callable[..., Any]) -> bool:
     """Whether a component swallows unknown keywords, so that its keys cannot be checked."""
     kinds = [p.kind for p in inspect.signature(factory).parameters.values()]

@@ -104,7 +104,8 @@ class Loss(Protocol):
     Draws that hold negatives name them ``negatives`` (batch, *event).
 
     Optional: ``check(model)`` raises ``UserError`` where the loss cannot train such a model; it is
-    called once the model is built, before the first step. A field typed ``float | Scheduler`` holds
+    called once the model is built, before the first step. ``continuous = True`` says that the loss is
+    of continuous points alone: it is given no discrete data. A field typed ``float | Scheduler`` holds
     a schedule on the training clock, which the loss reads at ``draw``'s ``step``.
     """
 

@@ -23,6 +23,10 @@ def categories_of(own: int | None, energy: Any) -> int | None:
         raise UserError(
             f"categories: the energy is of {said} categories, got {own}; leave categories out"
         )
+    if own is not None and said is None and offered(energy, "discrete"):
+        raise UserError(
+            f"categories: the energy is of states of zeros and ones, got {own}; leave categories out"
+        )
     return said if own is None else own
 
 

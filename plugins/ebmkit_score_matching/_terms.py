@@ -8,7 +8,7 @@ from typing import NamedTuple
 import attrs
 from torch import Tensor
 
-from ebmkit import Metrics
+from ebmkit import Metrics, Model, UserError, offered
 
 
 class NoState(NamedTuple):
@@ -41,6 +41,15 @@ class Terms:
         if score_regularisation:
             loss = loss + score_regularisation * self.squared_scores.mean()
         return loss, metrics
+
+
+def refuse_discrete(model: Model, loss: str) -> None:
+    """Raise UserError where the model is of discrete states."""
+    if offered(model, "discrete"):
+        raise UserError(
+            f"{loss}: expected a model of continuous points, got {type(model).__name__}, which is of "
+            "discrete states and has no score; choose a loss that compares the data with samples"
+        )
 
 
 def squares(x: Tensor, *, batch_dims: int = 1) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import attrs
 import torch
@@ -24,7 +24,7 @@ from ebmkit import (
     finite,
     is_scheduled,
 )
-from ebmkit_score_matching._terms import NoState, Terms, squares
+from ebmkit_score_matching._terms import NoState, Terms, refuse_discrete, squares
 
 
 class NoiseError(UserError, ValueError):
@@ -77,12 +77,15 @@ class DenoisingScoreMatching:
     the batch, where that has more than one row).
 
     Raises NoiseError where a schedule gives σ ≤ 0, and where a list of levels meets a model that is
-    not noise-conditional; EnergyError where the energy is not one number a row.
+    not noise-conditional; EnergyError where the energy is not one number a row; UserError where the
+    model is of discrete states.
 
     Source: A Connection Between Score Matching and Denoising Autoencoders (Vincent, 2011); levels
     and weights: Generative Modeling by Estimating Gradients of the Data Distribution (Song and
     Ermon, 2019).
     """
+
+    continuous: ClassVar[bool] = True
 
     sigma: float | list[float] | Scheduler = field(
         default=0.1,
@@ -108,6 +111,7 @@ class DenoisingScoreMatching:
     )
 
     def check(self, model: Model) -> None:
+        refuse_discrete(model, "DenoisingScoreMatching")
         self._check_levels(model)
         levels, lowest = self._levels(), getattr(model, "lowest_level", None)
         if levels and lowest is not None and not min(levels) <= lowest <= max(levels):
@@ -127,6 +131,7 @@ class DenoisingScoreMatching:
             )
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> NoState:
+        refuse_discrete(model, "DenoisingScoreMatching")
         self._check_levels(model)
         return NoState()
 

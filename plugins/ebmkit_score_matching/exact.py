@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -11,7 +11,7 @@ from attrs.validators import and_, ge
 from torch import Tensor
 
 from ebmkit import Batch, Metrics, Model, bind, directional_derivatives, doc, finite
-from ebmkit_score_matching._terms import NoState, Terms
+from ebmkit_score_matching._terms import NoState, Terms, refuse_discrete
 
 
 class NoDraws(NamedTuple):
@@ -33,10 +33,13 @@ class ScoreMatching:
     Metrics: ``score_norm`` (mean ‖s‖), ``laplacian`` (mean ΔE), ``loss_standard_error`` (of the
     mean over the batch, where that has more than one row).
 
-    Raises EnergyError where the energy is not one number a row or cannot be differentiated twice.
+    Raises EnergyError where the energy is not one number a row or cannot be differentiated twice,
+    UserError where the model is of discrete states.
 
     Source: Estimation of Non-Normalized Statistical Models by Score Matching (Hyvärinen, 2005).
     """
+
+    continuous: ClassVar[bool] = True
 
     energy_regularisation: float = field(
         default=0.0,
@@ -49,7 +52,11 @@ class ScoreMatching:
         metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
     )
 
+    def check(self, model: Model) -> None:
+        refuse_discrete(model, "ScoreMatching")
+
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> NoState:
+        self.check(model)
         return NoState()
 
     def draw(

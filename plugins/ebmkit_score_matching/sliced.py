@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from attrs.validators import and_, ge, in_, instance_of
 from torch import Tensor
 
 from ebmkit import Batch, Metrics, Model, bind, directional_derivatives, doc, finite, whole
-from ebmkit_score_matching._terms import NoState, Terms, squares
+from ebmkit_score_matching._terms import NoState, Terms, refuse_discrete, squares
 
 
 class Projections(NamedTuple):
@@ -36,11 +36,14 @@ class SlicedScoreMatching:
     Metrics: ``score_norm`` (mean ‖s‖, or its estimate), ``laplacian`` (mean estimate of ΔE),
     ``loss_standard_error`` (of the mean over the batch, where that has more than one row).
 
-    Raises EnergyError where the energy is not one number a row or cannot be differentiated twice.
+    Raises EnergyError where the energy is not one number a row or cannot be differentiated twice,
+    UserError where the model is of discrete states.
 
     Source: Sliced Score Matching: A Scalable Approach to Density and Score Estimation (Song and
     others, 2019).
     """
+
+    continuous: ClassVar[bool] = True
 
     n_projections: int = field(
         default=1,
@@ -71,7 +74,11 @@ class SlicedScoreMatching:
         metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
     )
 
+    def check(self, model: Model) -> None:
+        refuse_discrete(model, "SlicedScoreMatching")
+
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> NoState:
+        self.check(model)
         return NoState()
 
     def draw(

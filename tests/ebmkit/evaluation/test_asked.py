@@ -42,11 +42,23 @@ def test_brackets_contain_what_is_exact_and_are_the_same_each_time(sampler: Any)
     assert pipeline.evaluate() == numbers
 
 
-def test_the_pipelines_sampler_has_to_be_exact() -> None:
+def test_what_anneals_has_to_be_exact() -> None:
     said = tables(annealing_steps=5)
     said["sampler"] = {"use": "langevin"}
-    refused = ebmkit.compose(said).evaluate()["refused"]
-    assert "Langevin does not" in refused["log_z_lower"]
+    with pytest.raises(SpecError, match=r"annealing_sampler: .* the pipeline's Langevin does not"):
+        ebmkit.compose(said)
+    with pytest.raises(SpecError, match=r"annealing_sampler: .* True, and Langevin does not"):
+        ebmkit.compose(tables(annealing_steps=5, annealing_sampler="langevin"))
+    ladder = {"use": "parallel-tempering", "sampler": MALA}
+    with pytest.raises(SpecError, match=r"annealing_sampler: .* ParallelTempering does not"):
+        ebmkit.compose(tables(annealing_steps=5, annealing_sampler=ladder))
+    del said["sampler"]
+    with pytest.raises(SpecError, match=r"annealing_sampler: .* there is none"):
+        ebmkit.compose(said)
+    # Nothing is annealed, or by another.
+    said["sampler"] = {"use": "langevin"}
+    for evaluation in ({"annealing_steps": 0}, {"annealing_steps": 5, "annealing_sampler": MALA}):
+        assert ebmkit.compose({**said, "evaluation": evaluation}).step == 0
 
 
 @pytest.mark.parametrize(

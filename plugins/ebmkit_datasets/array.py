@@ -12,8 +12,9 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import DataError, doc
+from ebmkit import DataError, doc, whole
 from ebmkit_datasets._csv import read_csv
+from ebmkit_datasets._discrete import check_states, one_hot
 from ebmkit_datasets._npy import read_npy
 from ebmkit_datasets._rounding import dequantised
 from ebmkit_datasets._rows import Rows, Table
@@ -34,10 +35,14 @@ class Array(Rows):
     condition is the label (batch,) int64. A csv file may begin with a row of names, which is one
     with text in it. Positions of columns count from 0.
 
+    With ``discrete`` the numbers are bits 0 or 1, or with ``categories`` = q whole numbers 0, …, q − 1
+    that become one-hot rows, so that events are (columns, q): what samplers of discrete states move.
+
     Raises DataError, with the path, the row and the column, where the file is missing or of
     another kind, where a cell is no finite number that fits torch's default dtype, where a row has
     more or fewer cells than the first, where a column or key does not exist, where a column to be
-    standardised is constant, and where the covariance to be whitened by is singular.
+    standardised is constant, where the covariance to be whitened by is singular, and where a number
+    is no such state as ``discrete`` says. Raises ValueError where discrete data are to be rescaled.
     """
 
     path: str = field(
@@ -78,7 +83,29 @@ class Array(Rows):
         metadata=doc("what separates the cells of a csv file"),
     )
 
+    discrete: bool = field(
+        default=False,
+        validator=validators.instance_of(bool),
+        metadata=doc("whether the numbers are states, 0 or 1 or of ``categories``"),
+    )
+    categories: int | None = field(
+        default=None,
+        validator=validators.optional(validators.and_(whole, validators.ge(2))),
+        metadata=doc("q of discrete numbers 0, …, q − 1, which become one-hot; none for bits"),
+    )
+
     def __attrs_post_init__(self) -> None:
+        if self.categories is not None and not self.discrete:
+            raise ValueError(
+                f"categories: expected none where the data are continuous, got {self.categories}; set "
+                "discrete = true"
+            )
+        for name in ("standardise", "whiten", "dequantise"):
+            if self.discrete and getattr(self, name):
+                raise ValueError(
+                    f"{name}: expected false where the data are discrete, whose numbers stay as they "
+                    f"are; leave {name} out, or discrete"
+                )
         if self.whiten and self.standardise:
             raise ValueError(
                 "whiten: expected one of whiten and standardise, got both; whitened columns have "
@@ -88,7 +115,8 @@ class Array(Rows):
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one event; reads the file."""
-        return tuple(self._table.events.shape[1:])
+        shape = tuple(self._table.events.shape[1:])
+        return shape if self.categories is None else (*shape, self.categories)
 
     @property
     def n_classes(self) -> int | None:
@@ -118,6 +146,8 @@ class Array(Rows):
                 table = read_csv(self.path, self.columns, self.label, largest, self.separator)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
+        if self.discrete:
+            check_states(self.path, table, self.categories)
         if not self.dequantise:
             return table
         generator = torch.Generator().manual_seed(self.seed)
@@ -130,6 +160,8 @@ class Array(Rows):
         return table._replace(events=events)
 
     def _rescaled(self, events: Tensor) -> Tensor:
+        if self.categories is not None:
+            return one_hot(events, self.categories)
         if not (self.standardise or self.whiten):
             return events
         mean, std = self._moments

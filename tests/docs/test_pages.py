@@ -48,6 +48,7 @@ def test_toml_blocks_are_pipelines(
     monkeypatch.chdir(tmp_path)
     rows = np.random.default_rng(0).normal(size=(300, 2))
     Path("measurements.csv").write_text("x,y\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    np.save("answers.npy", np.random.default_rng(1).integers(0, 4, (300, 5)))
     whole = tomllib.loads(pages["pipeline-file.md"].blocks("toml")[0].text)
     for block in page.blocks("toml"):
         tables = tomllib.loads(block.text)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from ebmkit.graphs import places_of, tensors_of
 from ebmkit.layers import module_of
 from ebmkit.protocols import Energy, Model
+
+_locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
 
 
 class _Around(nn.Module):
@@ -55,9 +59,11 @@ def frozen(energy: Energy, work: Callable[[], Any]) -> Any:
 def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], work: Callable[[], Any]) -> Any:
     """The result of ``work``, during which the module has these parameters and buffers, by the names
     that ``tensors_of`` gives them."""
-    around = _Around(module)
-    placed = {place: tensors[name] for place, name in places_of(around).items()}
-    return torch.func.functional_call(around, placed, (work,), tie_weights=False)
+    # Two threads that swap tensors in and out of one module would put back each other's.
+    with _locks.setdefault(module, RLock()):
+        around = _Around(module)
+        placed = {place: tensors[name] for place, name in places_of(around).items()}
+        return torch.func.functional_call(around, placed, (work,), tie_weights=False)
 
 
 def _takes_others(module: nn.Module) -> bool:

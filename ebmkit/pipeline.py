@@ -80,6 +80,8 @@ class Pipeline:
             optimizer=optimizer,
             lr_schedule=lr_schedule,
         )
+        self.conduct = conduct_of(chains, runs=1)
+        """How chains are run that judge the model, and what became of them."""
         self.interrupted = False
         """Whether ``fit`` was asked to end."""
         self.hook_states: dict[str, Mapping[str, Any]] = {}
@@ -197,9 +199,8 @@ class Pipeline:
         """
         if self.sampler is None:
             raise UserError("the pipeline has no [sampler] to draw samples with; add one")
-        conduct = conduct_of(self.chains, runs=1)
-        conduct.starts = lambda n, g: self._starts(n, g).x
-        with evaluating(self.model), conducted(conduct):
+        with evaluating(self.model), conducted(self.conduct):
+            self.conduct.starts = lambda n, g, _: self._starts(n, g).x
             return run_chain(
                 self.sampler,
                 bind(self.model, start.condition),

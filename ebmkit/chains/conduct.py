@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
-from attrs.validators import in_
 from torch import Tensor
 
+from ebmkit.fields import one_of
 from ebmkit.lowering import CompileWarning
 
 CompileChains: TypeAlias = Literal["auto", "off", "step", "chunk"]
@@ -26,17 +26,17 @@ ON_DIVERGENCE: tuple[OnDivergence, ...] = ("stop", "restart", "freeze")
 RestartFrom: TypeAlias = Literal["data", "base", "buffer"]
 RESTART_FROM: tuple[RestartFrom, ...] = ("data", "base", "buffer")
 
-Starts: TypeAlias = Callable[[int, torch.Generator], Tensor]
-"""(chains, generator) -> as many points (chains, *event) for chains to start at anew."""
+Starts: TypeAlias = Callable[[int, torch.Generator, Tensor | None], Tensor]
+"""(chains, generator, the chains' conditions) -> as many points (chains, *event) to start at anew."""
 
 
 @attrs.define(eq=False)
 class Conduct:
     """How the chains of a run are conducted, and what has become of them so far."""
 
-    compile: CompileChains = attrs.field(default="off", validator=in_(COMPILE))
-    on_divergence: OnDivergence = attrs.field(default="stop", validator=in_(ON_DIVERGENCE))
-    restart_from: RestartFrom = attrs.field(default="data", validator=in_(RESTART_FROM))
+    compile: CompileChains = attrs.field(default="off", validator=one_of(COMPILE))
+    on_divergence: OnDivergence = attrs.field(default="stop", validator=one_of(ON_DIVERGENCE))
+    restart_from: RestartFrom = attrs.field(default="data", validator=one_of(RESTART_FROM))
     starts: Starts | None = None
     """Gives what ``restart_from`` names, where the chains run now; chains restart where they are
     without it."""
@@ -64,8 +64,9 @@ class Conduct:
 
     def load_counts(self, counts: Mapping[str, int]) -> None:
         """Go on counting from what ``counts`` returned."""
-        self.restarted = torch.tensor(counts.get("chains_restarted", 0))
-        self.frozen = torch.tensor(counts.get("chains_frozen", 0))
+        if counts:
+            self.restarted = torch.tensor(counts["chains_restarted"])
+            self.frozen = torch.tensor(counts["chains_frozen"])
 
     def refuse(self, what: str, why: str) -> None:
         """Chains run eagerly, and that is said once."""

@@ -17,6 +17,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from ebmkit.layers import layer_name
+from ebmkit.products import with_fast_products
 
 # What the compiled code would look at again in every call is in the key that a graph is found by.
 _OPTIONS = {"size_asserts": False}
@@ -71,7 +72,7 @@ class _Compiled:
     def _compile(self, given: list[Tensor]) -> Callable[..., Any]:
         import torch._inductor
 
-        graph = self._graph
+        graph = with_fast_products(self._graph)
         # What takes and returns no trees has none written down.
         written = getattr(graph.graph._codegen, "pytree_info", None)
         (output,) = graph.graph.find_nodes(op="output")

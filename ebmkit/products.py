@@ -11,6 +11,8 @@ from torch.fx import GraphModule, Node
 
 LEAST_WORK = 2**21
 """Multiplications of a product that oneDNN is called for; below, calling it takes longer."""
+NARROW = 8
+"""Columns of a factor that is turned round."""
 FEWEST_ROWS = 32
 """Rows for which turning the other factor round pays."""
 
@@ -41,9 +43,11 @@ def _library() -> Any:
 
 
 def with_fast_products(graph: GraphModule) -> GraphModule:
-    """The graph with its large products of float32 on CPUs computed by oneDNN.
+    """The graph with its large products of float32 on CPUs computed by oneDNN, and with the factor of
+    few columns turned round where a product has one.
 
-    torch leaves them to MKL, which takes twice as long on CPUs not of its maker.
+    torch leaves them to MKL, which takes twice as long for the former on CPUs not of its maker, and
+    four times for the latter where a row of the factor is not a row of memory.
     """
     if not torch.backends.mkldnn.enabled or _library() is None:
         return graph
@@ -53,15 +57,19 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
             continue
         factors: tuple[Any, ...] = node.args
         *biases, left, right = factors
-        if not _suits(biases, left, right):
+        large, narrow = _kind(biases, left, right)
+        if not large and not narrow:
             continue
         if right not in turned:
             turned[right] = _turned(graph, right)
         with graph.graph.inserting_before(node):
-            bias = biases[0] if biases else None
-            new = graph.graph.call_function(
-                torch.ops.ebmkit.product.default, (left, turned[right], bias)
-            )
+            if large:
+                operation: Any = torch.ops.ebmkit.product.default
+                arguments = (left, turned[right], biases[0] if biases else None)
+            else:
+                back = graph.graph.call_function(_aten.t.default, (turned[right],))
+                operation, arguments = node.target, (*biases, left, back)
+            new = graph.graph.call_function(operation, arguments)
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         graph.graph.erase_node(node)
@@ -71,19 +79,20 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
     return graph
 
 
-def _suits(biases: list[Any], left: Any, right: Any) -> bool:
+def _kind(biases: list[Any], left: Any, right: Any) -> tuple[bool, bool]:
+    """Whether a product is large, and whether it has a narrow factor that lies the wrong way."""
     factors = [*biases, left, right]
     values: list[Any] = [f.meta.get("val") if isinstance(f, Node) else None for f in factors]
     for value in values:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
-            return False
+            return False, False
         if value.device.type != "cpu" or value.layout != torch.strided:
-            return False
+            return False, False
     *added, a, b = values
     (rows, inner), columns = a.shape, b.shape[1]
-    if not a.is_contiguous() or any(bias.shape != (columns,) for bias in added):
-        return False
-    return bool(rows >= FEWEST_ROWS and rows * inner * columns >= LEAST_WORK)
+    if rows < FEWEST_ROWS or not a.is_contiguous() or any(y.shape != (columns,) for y in added):
+        return False, False
+    return rows * inner * columns >= LEAST_WORK, 1 < columns <= NARROW and b.is_contiguous()
 
 
 def _turned(graph: GraphModule, right: Node) -> Node:

@@ -48,6 +48,20 @@ def test_a_factor_that_is_no_transpose_in_rows() -> None:
     assert rewritten(lambda x, w: x @ w.exp(), x, w) == THERE
 
 
+@pytest.mark.parametrize("columns", [1, 2, 8, 9])
+def test_narrow_factors_are_turned_round(columns: int) -> None:
+    x, w, b = numbers(64, 16), numbers(16, columns, seed=1), numbers(columns, seed=2)
+    for function, given in (
+        (lambda x, w: x @ w, (x, w)),
+        (lambda x, w, b: torch.addmm(b, x, w), (x, w, b)),
+    ):
+        assert rewritten(function, *given) == 0
+        graph = with_fast_products(made_graph(function, *given))
+        (node,) = (n for n in graph.graph.nodes if "mm" in str(n.target))
+        turned = "aten.t" in str(node.args[-1].target)
+        assert turned == (THERE and columns in (2, 8))
+
+
 def test_what_would_not_gain_stays_as_it_is() -> None:
     x, w, b = numbers(N, N), numbers(N, N, seed=1), numbers(N, seed=2)
     double = numbers(N, N, dtype=torch.float64)

@@ -49,8 +49,8 @@ class Conduct:
     """Restarts so far, without dimensions; None before the first run of chains."""
     frozen: Tensor | None = None
     """Chains that were held still so far, counted once a run of chains, without dimensions."""
-    eager: set[Any] = attrs.field(factory=set)
-    """Runs of chains that were found not to be compiled."""
+    plans: dict[Any, Any] = attrs.field(factory=dict)
+    """What was found of runs of chains like one before: how they are compiled, or None."""
 
     def count(self, restarted: Tensor, frozen: Tensor) -> None:
         """Add what became of the chains of a run."""

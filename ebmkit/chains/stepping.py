@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,15 @@ MOST_CALLS = 600
 FEWEST_STEPS, LEAST_WORK = 100_000, 2e12
 """Runs of fewer steps in all, and of less work, are not even looked at: the look alone, which loads
 the compiler, takes a second."""
+
+
+class Plan(NamedTuple):
+    """How steps are compiled."""
+
+    length: int
+    """Steps of a graph."""
+    lower: bool
+    """Whether the graph is compiled, and not only recorded."""
 
 
 class Stepper:
@@ -72,18 +81,21 @@ class Stepper:
             return
         self._decided = True
         brief = (id(self.sampler), id(self.module), layout(state), self.total)
-        if brief in self.conduct.eager:
-            return
+        plans = self.conduct.plans
         try:
-            self._graph = self._find(state, held, noise, values)
+            if brief not in plans:
+                plans[brief] = self._plan(state, held, noise, values)
+            if (plan := plans[brief]) is not None:
+                case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, *plan)
+                self._graph = graph_of(case, state, held, noise, values, self._run)
+            return
         except UserError:
             raise
         except Unsuitable as reason:
             self._refuse(str(reason))
         except Exception as error:
             self._refuse(complaint(error, self.energy, f"sampler {type(self.sampler).__name__}"))
-        if self._graph is None:
-            self.conduct.eager.add(brief)
+        plans[brief] = None
 
     def take(
         self,
@@ -116,9 +128,10 @@ class Stepper:
         with torch.no_grad(), without_autocast(device.type):
             return Stretch(*run(tensors, bound, state, held, list(noises), moving))
 
-    def _find(
+    def _plan(
         self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
-    ) -> Graph | None:
+    ) -> Plan | None:
+        """How steps like this one are compiled, which one of them tells; None where they are not."""
         conduct, steps = self.conduct, self.total * self.conduct.runs
         automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
         if getattr(self.sampler, "traceable", True) is False:
@@ -143,11 +156,9 @@ class Stepper:
             conduct.decision, lower = f"eager: {why}", False
             if not on_cuda:
                 return None
-        case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, length, lower)
-        graph = graph_of(case, state, held, noise, values, self._run)
         words = f"compiled, {length} steps a graph" if lower else conduct.decision
         conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda else "")
-        return graph
+        return Plan(length, lower)
 
     def _refuse(self, why: str) -> None:
         self.conduct.refuse(energy_name(self.energy), why)

@@ -61,12 +61,16 @@ class _Compiled:
         self._options = options
         self._run: Callable[..., Any] | None = None
         self._form: Any = None
+        self._layout: list[Any] = []
 
     def __call__(self, *arguments: Any) -> Any:
         given: list[Tensor] = []
         _gather(arguments, given)
         if self._run is None:
             self._run = self._compile(given)
+            self._layout = [(x.shape, x.stride()) for x in given]
+        elif [(x.shape, x.stride()) for x in given] != self._layout:
+            given = [_laid(x, *as_) for x, as_ in zip(given, self._layout, strict=True)]
         return _filled(self._form, self._run(*given))
 
     def _compile(self, given: list[Tensor]) -> Callable[..., Any]:
@@ -89,6 +93,15 @@ class _Compiled:
         graph.recompile()
         compile: Any = torch._inductor.compile  # noqa: A001
         return compile(graph, given, options=self._options)  # type: ignore[no-any-return]
+
+
+def _laid(x: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
+    """The tensor with its numbers where the compiled code reads them."""
+    if x.shape != shape:
+        raise Unsuitable(f"a tensor of shape {tuple(shape)} became one of {tuple(x.shape)}")
+    if x.stride() == stride:
+        return x
+    return torch.empty_strided(shape, stride, dtype=x.dtype, device=x.device).copy_(x)
 
 
 def _gather(tree: Any, found: list[Tensor]) -> None:
@@ -197,23 +210,42 @@ def surroundings(device: str) -> Any:
 
 
 def facts(model: nn.Module) -> tuple[Any, ...]:
-    """What a graph has followed of a model."""
-    return tuple(map(_facts, model.modules()))
+    """What a graph has followed of a model: of each module its own, and which tensors are the same."""
+    numbers: dict[int, int] = {}
+    return tuple(_facts(module, numbers) for module in model.modules())
 
 
-def _facts(module: nn.Module) -> tuple[Any, ...]:
-    """What a graph has followed of a module's own: its class, its plain attributes, which its code may
-    branch on, and the layout of its tensors."""
+def _facts(module: nn.Module, numbers: dict[int, int]) -> tuple[Any, ...]:
+    """What a graph has followed of a module's own: its class, its hooks, its attributes, which its code
+    may branch on, and the layout of its tensors."""
     found: list[Any] = [type(module)]
     attributes = vars(module)
     for name, value in attributes.items():
-        if name[0] != "_" and isinstance(value, _PLAIN):
-            found += (name, value)
+        if name not in _OWN and not isinstance(value, Tensor):
+            found += (name, _fact(value))
+    for name in ("_forward_hooks", "_forward_pre_hooks"):
+        found += attributes[name]
     for tensors in (attributes["_parameters"], attributes["_buffers"]):
         for name, x in tensors.items():
             if x is not None:
-                found += (name, x.requires_grad, x.dtype, x.device, x.shape, x.stride())
+                same = numbers.setdefault(id(x), len(numbers))
+                found += (name, same, x.requires_grad, x.dtype, x.device, x.shape, x.stride())
     return tuple(found)
+
+
+def _fact(value: Any) -> Any:
+    """What a value is, as far as it can be compared; else which it is."""
+    if isinstance(value, _PLAIN):
+        return type(value), value
+    if type(value) in (list, tuple):
+        return type(value), tuple(map(_fact, value))
+    if type(value) is dict:
+        return tuple((_fact(key), _fact(item)) for key, item in value.items())
+    return type(value), id(value)
+
+
+_OWN = frozenset(vars(nn.Module())) - {"training"}
+"""What every module has, and is told of otherwise."""
 
 
 def complaint(error: BaseException, energy: Any, otherwise: str = "") -> str:

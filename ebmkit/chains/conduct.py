@@ -49,6 +49,8 @@ class Conduct:
     """Restarts so far, without dimensions; None before the first run of chains."""
     frozen: Tensor | None = None
     """Chains that were held still so far, counted once a run of chains, without dimensions."""
+    built: int = 0
+    """Graphs made."""
     plans: dict[Any, Any] = attrs.field(factory=dict)
     """What was found of runs of chains like one before: how they are compiled, or None."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ebmkit.chains.chunks import Case, Graph, graph_of
+from ebmkit.chains.chunks import MOST_GRAPHS, Case, Graph, graph_of
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held
 from ebmkit.chains.steps import Stretch, step_by_step
@@ -87,7 +87,7 @@ class Stepper:
                 plans[brief] = self._plan(state, held, noise, values)
             if (plan := plans[brief]) is not None:
                 case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, *plan)
-                self._graph = graph_of(case, state, held, noise, values, self._run)
+                self._graph = graph_of(case, state, held, noise, values, self._run, self._count)
             return
         except UserError:
             raise
@@ -106,9 +106,15 @@ class Stepper:
     ) -> Stretch:
         """A step for each noise."""
         graph = self._graph
-        if graph is None or len(noises) != graph.length:
-            return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
-        return self._run(graph.run, state, held, noises, values)
+        if graph is not None and len(noises) == graph.length:
+            try:
+                return self._run(graph.run, state, held, noises, values)
+            except Exception as error:
+                self._graph = None
+                self._refuse(
+                    complaint(error, self.energy, f"sampler {type(self.sampler).__name__}")
+                )
+        return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
 
     def _run(
         self,
@@ -159,6 +165,13 @@ class Stepper:
         words = f"compiled, {length} steps a graph" if lower else conduct.decision
         conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda else "")
         return Plan(length, lower)
+
+    def _count(self) -> None:
+        self.conduct.built += 1
+        if self.conduct.built > MOST_GRAPHS:
+            raise Unsuitable(
+                f"shapes, or attributes of the model, changed more than {MOST_GRAPHS} times"
+            )
 
     def _refuse(self, why: str) -> None:
         self.conduct.refuse(energy_name(self.energy), why)

@@ -111,6 +111,28 @@ def test_scheduled_parameters_are_inputs_of_the_graph(
     assert len(traced) == seen
 
 
+def test_a_training_run_looks_once_at_chains_that_are_alike(
+    net: Net, traced: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Work] = []
+
+    def look() -> Work:
+        looks.append(Work())
+        return looks[-1]
+
+    monkeypatch.setattr(stepping, "Work", look)
+    sampler, conduct = sampler_of("langevin"), Conduct(compile="chunk", runs=4)
+    with conducted(conduct):
+        for n, seen in ((12, 1), (12, 1), (5, 2), (12, 2)):
+            found = run_chain(sampler, net, points(n), steps=10, generator=seeded())
+            with conducted(Conduct()):
+                expected = run_chain(sampler, net, points(n), steps=10, generator=seeded())
+            torch.testing.assert_close(found.x, expected.x, rtol=1e-5, atol=1e-5)
+            assert len(looks) == seen
+    assert len(traced) == 2
+    assert conduct.decision.startswith("compiled")
+
+
 def test_a_condition_is_an_input_of_the_graph(traced: list[Any]) -> None:
     model = ebmkit.create(
         "model", "mlp", event_shape=(2,), hidden=[8], conditional=True, n_classes=3

@@ -37,7 +37,8 @@ class Model(Protocol):
 
     Any ``nn.Module`` or callable ``(batch, *event) -> (batch,)`` is a model; only one that takes a
     condition needs the second argument. A conditional model says so with an attribute
-    ``conditional = True``, one of discrete states with ``discrete = True``.
+    ``conditional = True``, one of discrete states with ``discrete = True``, and where those are
+    one-hot along the last axis, their number with ``categories``.
 
     Optional, each with the model's condition as a further argument where it takes one:
     ``energy_and_gradient(x)`` returns E(x) (batch,) and ∇ₓE(x) (batch, *event) by a formula, or None
@@ -74,7 +75,8 @@ class Sampler(Protocol):
     a few times along a warm-up. ``settle(state)`` returns the state with its adaptation ended; it is
     called at the end of a warm-up. ``check(energy)`` raises ``UserError`` where such an energy cannot
     be sampled; a pipeline calls it once the model is built, before the first step.
-    A sampler of discrete states says so with an attribute ``discrete = True``. One of which a step from
+    A sampler of discrete states says so with an attribute ``discrete = True``, and where it was told
+    their number of categories with ``categories``. One of which a step from
     ``init`` leaves p(x) ∝ exp(−E(x)) exactly as it is says ``exact = True``: annealing takes no other,
     and whatever else the state holds must then need no start of its own. One whose steps depend
     on values in such a way that they cannot be traced into a graph says ``traceable = False``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -121,7 +122,20 @@ class RunDirectory:
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         from ebmkit.checkpoint import write_atomically
 
-        write_atomically(self.path / name, (json.dumps(value, indent=2) + "\n").encode())
+        write_atomically(self.path / name, (strict_json(value) + "\n").encode())
+
+
+def strict_json(value: Any) -> str:
+    """Strict JSON, in which a number that is not finite is null."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def clear(path: Path, *, force: bool) -> None:

@@ -28,7 +28,7 @@ def command(run: Path, as_json: bool, annealing: int | None, annealing_sampler: 
     """Judge a run's model: log Z and the data's log likelihood in nats where they are known or
     bracketed, exact KL on 2-D data of known density, and two-sample numbers."""
     from ebmkit.loading import load
-    from ebmkit.rundir import RunDirectory
+    from ebmkit.rundir import RunDirectory, strict_json
     from ebmkit.spec import parse_assignment
 
     said = {"steps": annealing, "sampler": annealing_sampler}
@@ -43,9 +43,7 @@ def command(run: Path, as_json: bool, annealing: int | None, annealing_sampler: 
     numbers = {"step": pipeline.step, **pipeline.evaluate()}
     RunDirectory.open(run).write_evaluation(numbers)
     if as_json:
-        import json
-
-        click.echo(json.dumps(numbers, indent=2))
+        click.echo(strict_json(numbers))
         return
     refused = numbers.pop("refused", {})
     rows = [[name, f"{v:.6g}" if isinstance(v, float) else str(v)] for name, v in numbers.items()]

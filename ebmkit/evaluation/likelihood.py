@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 STATES = 2**16
 """States of a discrete model up to which they are summed over one by one."""
+_EFFECTIVE, _EFFECTIVE_SHARE = 10, 0.05
+"""Effective number of weights, of all and of each chain, from which their mean's error is to be
+trusted: where few chains hold nearly all the weight, it says little of those that none has found."""
 
 
 @attrs.frozen(eq=False)
@@ -67,10 +70,11 @@ def likelihood(
     """The numbers on log Z and on the data's log likelihood, and why some are missing.
 
     ``log_z`` with its ``log_z_method``: "exact" by the model's formula or by a sum over all states,
-    "quadrature" in 2-D (taken from ``known`` where that has it), or "annealing".
-    ``log_likelihood`` = mean over rows of −E(x) − log Z, in nats a row; its error is that of the
-    mean over rows and that of log Z. ``annealing`` adds brackets, see ``bracket``. ``states`` are of
-    the kind that the model says where nothing else is said.
+    "quadrature" in 2-D (taken from ``known`` where that has it), or "annealing" where the weights
+    are those of enough chains. ``log_likelihood`` = mean over rows of −E(x) − log Z, in nats a row;
+    its error, None of a single row, is that of the mean over rows and that of log Z. ``annealing``
+    adds brackets, see ``bracket``. ``states`` are of the kind that the model says where nothing
+    else is said.
     """
     if data.condition is not None:
         return {}, {"log_z": "a conditional model has a normaliser for each condition"}
@@ -89,20 +93,25 @@ def likelihood(
         else:
             refused |= missing
             if "log_z" not in numbers:
-                refused.pop("log_z", None)
-                numbers["log_z"] = found["log_z_forward"]
-                numbers["log_z_error"] = found["log_z_forward_error"]
-                numbers["log_z_method"] = "annealing"
+                if collapsed := _collapsed(found):
+                    refused["log_z"] = collapsed
+                else:
+                    refused.pop("log_z", None)
+                    numbers["log_z"] = found["log_z_forward"]
+                    numbers["log_z_error"] = found["log_z_forward_error"]
+                    numbers["log_z_method"] = "annealing"
             numbers |= found
     with torch.no_grad():
         energies = model(data.x).double()
     row = -float(energies.mean())
     if not math.isfinite(row):
         return numbers, {**refused, "log_likelihood": "energies of the data are not finite"}
-    of_rows = float(energies.std()) / math.sqrt(len(energies))
     if "log_z" in numbers:
         numbers["log_likelihood"] = row - numbers["log_z"]
-        numbers["log_likelihood_error"] = math.hypot(of_rows, numbers.get("log_z_error", 0.0))
+        numbers["log_likelihood_error"] = None  # One row does not say how rows scatter.
+        if len(energies) > 1:
+            of_rows = float(energies.std()) / math.sqrt(len(energies))
+            numbers["log_likelihood_error"] = math.hypot(of_rows, numbers.get("log_z_error", 0.0))
     for bound, other in (("lower", "upper"), ("upper", "lower")):
         if f"log_z_{other}" in numbers:
             numbers[f"log_likelihood_{bound}"] = row - numbers[f"log_z_{other}"]
@@ -167,6 +176,22 @@ def bracket(
         "log_z_reverse_error": upper.pooled_error,
         "annealing_effective_reverse": upper.effective,
     }, {}
+
+
+def _collapsed(found: Mapping[str, Any]) -> str:
+    """Why the mean weight is no estimate of Z; empty where it is one."""
+    effective, chains = found["annealing_effective"], found["annealing_chains"]
+    least = max(_EFFECTIVE, _EFFECTIVE_SHARE * chains)
+    if effective >= least:
+        return ""
+    more = (
+        "annealing_steps bring them together" if chains >= least else "annealing_chains are needed"
+    )
+    return (
+        f"the weights of the {chains} annealed chains count as no more than {effective:.1f}, fewer "
+        f"than the {least:g} from which their mean is to be trusted; the brackets stand, and more "
+        f"[evaluation] {more}"
+    )
 
 
 def _exact(model: Model, data: Tensor, known: Mapping[str, Any], states: States) -> dict[str, Any]:

@@ -20,6 +20,11 @@ class Rescaled:
     def discrete(self) -> bool:
         return bool(offered(self.energy, "discrete"))
 
+    @property
+    def categories(self) -> int | None:
+        said: int | None = offered(self.energy, "categories")
+        return said
+
     def __call__(self, y: Tensor) -> Tensor:
         return self.energy(self.scale * y)
 

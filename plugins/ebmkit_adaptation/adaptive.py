@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import attrs
 import torch
@@ -11,8 +11,9 @@ from attrs import field
 from attrs.validators import and_, ge, gt, instance_of, lt, optional
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Sampler, State, UserError, doc, finite, is_scheduled, whole
+from ebmkit import Energy, Metrics, Sampler, doc, finite, is_scheduled, whole
 from ebmkit_adaptation._rescaled import Rescaled
+from ebmkit_adaptation._state import AdaptationError, AdaptiveState
 
 _GAMMA, _T0, _KAPPA = 0.05, 10, 0.75
 _PRIOR = 5
@@ -21,44 +22,6 @@ _ULPS = 100
 """Rounding errors of a mean above which a standard deviation is one."""
 _FIRST = 50
 """Steps after which ``restart`` renews the scales for the first time; twice as many each time."""
-
-
-class AdaptationError(UserError, ValueError):
-    """A sampler that cannot be adapted."""
-
-
-class AdaptiveState(NamedTuple):
-    """Where the chains are, the inner sampler's state, and what is adapted; tensors without
-    dimensions unless stated."""
-
-    x: Tensor
-    """(batch, *event)"""
-    inner: State
-    """The inner sampler's state at y = x / s."""
-    log_step: Tensor
-    """log ε of the next step."""
-    log_average: Tensor
-    """Average of log ε, weighted towards the present."""
-    centre: Tensor
-    """μ, towards which log ε is drawn."""
-    shortfall: Tensor
-    """H, average of target minus acceptance."""
-    steps: Tensor
-    """Steps since the scales were last renewed."""
-    total: Tensor
-    """Steps adapted so far."""
-    due: Tensor
-    """Steps after which ``restart`` renews the scales."""
-    scale: Tensor
-    """s, (1, *event)"""
-    seen: Tensor
-    """Points seen since the scales were last renewed."""
-    mean: Tensor
-    """Their mean, (1, *event)."""
-    squares: Tensor
-    """Their sum of squared distances to it, (1, *event)."""
-    adapting: Tensor
-    """Whether adaptation goes on, bool."""
 
 
 @attrs.frozen
@@ -79,10 +42,12 @@ class Adaptive:
     While it adapts the chains' distribution is not exactly p(x) ∝ exp(−E(x)): points count after
     ``settle``. Chains should start about where they will be, or be tuned a few times, each after more
     steps: a scale is found where chains have been. Targets that suit: 0.574 for MALA, 0.65 to 0.8 for
-    Hamiltonian samplers. The metrics ``step_size`` and ``force`` are those of y.
+    Hamiltonian samplers. Over HMC state a jitter of 0.1 to 0.3: rescaled, all directions have the same
+    period, and trajectories as long as that lead nowhere. The metrics ``step_size`` and ``force`` are
+    those of y.
 
-    Raises UserError where the inner sampler has no step size, adapts or schedules its own, moves
-    discrete states with ``mass``, or reports no acceptance.
+    Raises UserError where the inner sampler has no step size, is not exact, adapts or schedules its
+    own step size, moves discrete states with ``mass``, or reports no acceptance.
 
     Source: The No-U-Turn Sampler: Adaptively Setting Path Lengths in Hamiltonian Monte Carlo (Hoffman
     and Gelman, 2014); variances over steps and chains: Updating Formulae and a Pairwise Algorithm for
@@ -115,6 +80,12 @@ class Adaptive:
                 f"sampler: expected one with a step_size, got {name}; choose a Metropolis sampler "
                 "such as mala, and wrap others around this one"
             )
+        if getattr(inner, "exact", False) is not True:
+            raise AdaptationError(
+                f"sampler: expected one that leaves p(x) exactly as it is, says so by exact = True and "
+                f"reports an acceptance_rate, got {name}, which does not say so; choose a Metropolis "
+                "sampler such as mala, hmc or nuts"
+            )
         if is_scheduled(step_size):
             raise AdaptationError(
                 f"sampler: expected {name}.step_size to be a number, from which it is adapted, got "
@@ -138,6 +109,10 @@ class Adaptive:
     @property
     def discrete(self) -> bool:
         return bool(getattr(self.sampler, "discrete", False))
+
+    @property
+    def categories(self) -> int | None:
+        return getattr(self.sampler, "categories", None)
 
     @property
     def traceable(self) -> bool:

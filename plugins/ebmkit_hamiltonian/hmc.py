@@ -49,8 +49,9 @@ class HMC:
     the chains is exactly p(x) ∝ exp(−E(x)) at any ε; on a Gaussian the leapfrog is stable below ε = 2σ
     of the narrowest direction. A trajectory along which an energy or a force is not finite is refused,
     so hard walls are allowed. Where ε L is near a period of the motion chains come back to where they
-    were; a jitter on ε, the same for all chains, keeps them from doing so step after step. A step
-    takes L gradients.
+    were; a jitter on ε, the same for all chains, keeps them from doing so step after step. Inside a
+    sampler that adapts scales state one of 0.1 to 0.3: rescaled, all directions have the same period,
+    and trajectories as long as that lead nowhere. A step takes L gradients.
 
     Source: MCMC using Hamiltonian dynamics (Neal, 2011).
     """

@@ -16,6 +16,7 @@ from ebmkit import Diagnosis, autocorrelation
 SHOWN_CHAINS = 8
 BINS = 20
 LAGS = 200
+_WORST = ", the worst"
 COLOURS = {"converged": "#1a7f37", "not yet": "#9a6700", "diverging": "#cf222e"}
 
 
@@ -31,7 +32,7 @@ def draw_diagnosis(diagnosis: Diagnosis) -> Figure | None:
         place = diagnosis.worst_number
         name = f"x[{', '.join(map(str, place))}]" if place else "x"
         numbers = x.reshape(*x.shape[:2], -1)
-        rows.append((f"{name}, the worst", numbers[..., _flat(place, x)], hats.worst))
+        rows.append((name + _WORST, numbers[..., _flat(place, x)], hats.worst))
     figure = Figure(figsize=(13, 0.9 + 3.1 * len(rows)), layout="constrained")
     reason = "\n".join(textwrap.wrap(diagnosis.reason, 130))
     figure.suptitle(
@@ -45,7 +46,7 @@ def draw_diagnosis(diagnosis: Diagnosis) -> Figure | None:
     for (trace, ranks, lags), (name, values, r_hat) in zip(grid, rows, strict=True):
         values = values.detach().double().cpu()
         _trace(trace, values, diagnosis.thin)
-        trace.set(title=f"{name}: R̂ = {r_hat:.3f}", ylabel=name.partition(",")[0])
+        trace.set(title=f"{name}: R̂ = {r_hat:.3f}", ylabel=name.removesuffix(_WORST))
         _ranks(figure, ranks, values)
         _autocorrelation(lags, values, diagnosis.thin)
     return figure

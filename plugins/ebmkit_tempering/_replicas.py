@@ -24,6 +24,11 @@ class Tempered:
     def discrete(self) -> bool:
         return bool(offered(self.energy, "discrete"))
 
+    @property
+    def categories(self) -> int | None:
+        said: int | None = offered(self.energy, "categories")
+        return said
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.inverse_temperature * self.energy(x)
 

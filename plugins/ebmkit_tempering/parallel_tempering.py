@@ -112,6 +112,10 @@ class ParallelTempering:
         return bool(getattr(self.sampler, "discrete", False))
 
     @property
+    def categories(self) -> int | None:
+        return getattr(self.sampler, "categories", None)
+
+    @property
     def traceable(self) -> bool:
         return bool(getattr(self.sampler, "traceable", True))
 

@@ -220,6 +220,19 @@ class TestEvaluate:
         assert json.loads((run / "evaluation.json").read_text()) == numbers
         assert numbers == json.loads((trained[0] / "evaluation.json").read_text())
 
+    def test_what_is_not_finite_is_null(
+        self, trained: Any, cli: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run = tmp_path / "run"
+        shutil.copytree(trained[0], run)
+        numbers = {"a": math.nan, "b": [1.5, math.inf], "c": {"d": -math.inf, "e": "NaN"}, "f": 2}
+        monkeypatch.setattr("ebmkit.pipeline.Pipeline.evaluate", lambda _: numbers)
+        said = cli("evaluate", run, "--json")
+        for text in (said.out, (run / "evaluation.json").read_text()):
+            found = json.loads(text, parse_constant=lambda word: pytest.fail(word))
+            del found["step"]
+            assert found == {"a": None, "b": [1.5, None], "c": {"d": None, "e": "NaN"}, "f": 2}
+
     def test_annealing_where_it_is_asked_for(
         self, trained: Any, cli: Command, tmp_path: Path
     ) -> None:

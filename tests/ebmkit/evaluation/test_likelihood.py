@@ -244,6 +244,31 @@ def test_annealing_takes_the_place_of_what_is_not_known(model: Any) -> None:
     assert numbers["log_likelihood_error"] == pytest.approx(both)
 
 
+@pytest.mark.parametrize(
+    ("steps", "chains", "remedy"), [(1, 400, "annealing_steps"), (200, 8, "annealing_chains")]
+)
+def test_a_mean_of_weights_that_few_chains_hold_is_refused(
+    steps: int, chains: int, remedy: str
+) -> None:
+    # Of three well apart numbers the base, fitted to points of another place, meets hardly any.
+    data, samples = Batch(draws(500, 3) * 0.3 + 2.0), Batch(draws(chains, 3, seed=2))
+    how = annealing(steps, chains=chains)
+    numbers, refused = likelihood(energy, data, samples, {}, how)
+    assert numbers["annealing_effective"] < max(10, 0.05 * chains)
+    assert f"more [evaluation] {remedy}" in refused["log_z"]
+    assert not {"log_z", "log_z_error", "log_z_method", "log_likelihood"} & set(numbers)
+    assert {"log_z_lower", "log_z_forward", "log_likelihood_upper"} <= set(numbers)
+    # What is known exactly needs no chains.
+    numbers, refused = likelihood(Known(LOG_Z[3]), data, samples, {}, how)
+    assert numbers["log_z_method"] == "exact" and not refused
+
+
+def test_a_single_row_has_no_error() -> None:
+    numbers, refused = likelihood(Known(LOG_Z[3]), Batch(draws(1, 3)), "none", {})
+    assert numbers["log_likelihood_error"] is None
+    assert math.isfinite(numbers["log_likelihood"]) and not refused
+
+
 def test_without_samples_there_is_a_lower_bound_alone() -> None:
     numbers, refused = likelihood(energy, Batch(draws(99, 3)), "they ran away", {}, annealing())
     assert refused == {"log_z_upper": "they ran away"}

@@ -71,6 +71,7 @@ class Told:
     reports: bool = True
     discrete: bool = False
     traceable: bool = True
+    exact: bool = True
 
     def init(self, e: Any, x: Tensor) -> Place:
         return Place(x)
@@ -454,6 +455,11 @@ class Plain:
     ("inner", "message"),
     [
         (Plain(), "expected one with a step_size, got Plain"),
+        (
+            Told(exact=False),
+            "sampler: expected one that leaves p.* got Told, which does not say so",
+        ),
+        (ebmkit.create("sampler", "langevin", step_size=0.1), "got Langevin, .* such as mala, hmc"),
         (Told(step_size=lambda step: 0.1), "expected Told.step_size to be a number"),
         (mala(0.1, target_acceptance=0.6), "expected MALA.target_acceptance unset"),
         (Told(discrete=True), "mass: expected false for Told"),

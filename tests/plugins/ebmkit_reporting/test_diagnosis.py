@@ -44,6 +44,7 @@ def test_rows_are_the_energy_and_the_worst_number() -> None:
         "energy: R̂ = 1.050",
         "x[2, 1], the worst: R̂ = 1.200",
     ]
+    assert [ax.get_ylabel() for ax in drawn[::3]] == ["energy", "x[2, 1]"]
     for ax, values in zip(drawn[::3], (energies, x[:, :, 2, 1]), strict=True):
         assert len(ax.lines) == 8
         assert ax.get_xlabel() == "step, 8 of 10 chains"

@@ -199,17 +199,20 @@ class Pipeline:
         """
         if self.sampler is None:
             raise UserError("the pipeline has no [sampler] to draw samples with; add one")
-        with evaluating(self.model), conducted(self.conduct):
-            self.conduct.starts = lambda n, g, _: self._starts(n, g).x
-            return run_chain(
-                self.sampler,
-                bind(self.model, start.condition),
-                start.x,
-                steps=steps,
-                generator=generator,
-                training_step=max(self.step - 1, 0),
-                **keywords,
-            )
+        self.conduct.starts = lambda n, g, _: self._starts(n, g).x
+        try:
+            with evaluating(self.model), conducted(self.conduct):
+                return run_chain(
+                    self.sampler,
+                    bind(self.model, start.condition),
+                    start.x,
+                    steps=steps,
+                    generator=generator,
+                    training_step=max(self.step - 1, 0),
+                    **keywords,
+                )
+        finally:
+            self.conduct.starts = None
 
     def evaluate(self) -> dict[str, Any]:
         """The numbers that judge the model; ``refused`` says why one is missing."""

@@ -82,8 +82,8 @@ def graph_of(
     before: Callable[[], None],
 ) -> Graph:
     """The graph of a case, made where there is none yet; ``call(run, state, held, noises, values)``
-    calls a graph's ``run``, and ``before()`` is called where one has to be made. Graphs are kept as long
-    as their model; an energy that is no module may have changed by the next time."""
+    calls a graph's ``run``, and ``before()`` is called where one has to be made. Graphs are kept as
+    long as their model; an energy that is no module may have changed by the next time."""
     module = case.module
     kept = _graphs.setdefault(module, {}) if module is not None and case.holds_alone else {}
     key = case.key(state, held, noise, values)

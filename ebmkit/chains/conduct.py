@@ -54,6 +54,14 @@ class Conduct:
     plans: dict[Any, Any] = attrs.field(factory=dict)
     """What was found of runs of chains like one before: how they are compiled, or None."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Plans go by the identity of what they are for, and starts by the step that is under way.
+        own = attrs.fields_dict(type(self))
+        return {name: getattr(self, name) for name in own if name not in ("plans", "starts")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
     def count(self, restarted: Tensor, frozen: Tensor) -> None:
         """Add what became of the chains of a run."""
         self.restarted = restarted if self.restarted is None else restarted + self.restarted

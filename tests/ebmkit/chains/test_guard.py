@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -403,3 +404,11 @@ def test_starts_that_are_not_finite_are_told_without_a_step_too() -> None:
     sampler, model = ebmkit.create("sampler", "langevin"), ebmkit.create("model", "harmonic")
     with pytest.raises(ebmkit.DivergenceError, match="1 of 2 chains"):
         ebmkit.sample(sampler, model, torch.tensor([[math.nan], [0.0]]), steps=0)
+
+
+def test_a_pipeline_is_pickled_after_its_steps() -> None:
+    pipeline = ebmkit.compose(SPEC, dataset=points(100))
+    pipeline.train_step()
+    pipeline.sample(4)
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert torch.equal(again.sample(3), pipeline.sample(3))

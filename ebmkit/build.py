@@ -14,6 +14,7 @@ from ebmkit.errors import (
     Problem,
     SpecError,
     UserError,
+    at_field,
     out_of_memory,
 )
 from ebmkit.parameters import REQUIRED, parameters
@@ -83,11 +84,11 @@ class Builder:
                 return self._checked(call, self._with_private_randomness(call, arguments))
             return self._checked(call, call.factory(**arguments))
         except UserError as error:
-            self.problems.append(Problem(call.path, str(error)))
+            self._refused(call, error)
         except EbmkitError:
             raise
         except (ValueError, TypeError) as error:
-            self.problems.append(Problem(call.path, str(error)))
+            self._refused(call, error)
         except Exception as error:
             if out_of_memory(error):
                 self.problems.append(
@@ -100,6 +101,9 @@ class Builder:
                 f"{whose} failed while it was built: {type(error).__name__}: {error}"
             ) from error
         return None
+
+    def _refused(self, call: Call, error: Exception) -> None:
+        self.problems.append(Problem(*at_field(call.path, str(error), parameters(call.factory))))
 
     def _checked(self, call: Call, part: Any) -> Any:
         if call.component is not None and (missing := lacks(call.kind, part)):

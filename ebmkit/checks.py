@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from ebmkit import clocks
-from ebmkit.errors import EbmkitError, PluginError, Problem, UserError
+from ebmkit.errors import EbmkitError, PluginError, Problem, UserError, at_field
 from ebmkit.fields import is_scheduled
 from ebmkit.parameters import Parameter, members, parameters, protocol_of, validate
 from ebmkit.plan import Call, Planner, Shared
@@ -206,7 +206,7 @@ def takes(planner: Planner, place: str, part: Any, given: Any) -> None:
     try:
         check(given)
     except UserError as error:
-        planner.report(place, str(error))
+        planner.report(*at_field(place, str(error), _parameters(part)))
     except EbmkitError:
         raise
     except Exception as error:

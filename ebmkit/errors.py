@@ -6,7 +6,7 @@ plugin and names it (exit code 1).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -36,6 +36,13 @@ class Problem(NamedTuple):
         """The problem in one line, as ``file:line: path: message``."""
         place = f"{origin}:{self.line}" if origin and self.line else origin
         return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+def at_field(path: str, message: str, fields: Container[str]) -> tuple[str, str]:
+    """The path and the words of what the part at ``path`` says: those of one of its fields where the
+    message begins with its name and a colon."""
+    name, colon, rest = message.partition(": ")
+    return (f"{path}.{name}", rest) if colon and name in fields else (path, message)
 
 
 class SpecError(UserError):

@@ -217,7 +217,7 @@ class Planner:
         for inner, message in complaints:
             self.report(f"{path}{inner}", message)
         if not complaints and (message := validate(parameter, structured)):
-            self.report(path, message)
+            self.report(path, message.removeprefix(f"{parameter.name}: "))
         return structured
 
     def _parts(self, kind: str, value: Any, path: str, inside: tuple[str, ...]) -> list[Any]:

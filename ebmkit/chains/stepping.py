@@ -64,6 +64,8 @@ class Stepper:
         """Scheduled parameters that change from step to step or from run to run."""
         self.module = module_of(energy)
         self._graph: Graph | None = None
+        self._tensors: dict[str, Tensor] | None = None
+        """The module's, which stay the same while chains run."""
         self._decided = conduct.compile == "off"
         if self._decided:
             conduct.decision = "eager: compile is off"
@@ -125,7 +127,9 @@ class Stepper:
         values: Sequence[Mapping[str, Any]],
     ) -> Stretch:
         device = state.x.device
-        tensors = {} if self.module is None else tensors_of(self.module)
+        if self._tensors is None:
+            self._tensors = {} if self.module is None else tensors_of(self.module)
+        tensors = self._tensors
         moving = [
             [torch.tensor(keywords[n], dtype=torch.float64, device=device) for n in self.moving]
             for keywords in values

@@ -163,7 +163,7 @@ TABLE: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     ),
     "a conditional model of data without labels": (
         {"model__conditional": True},
-        "model",
+        "model.conditional",
         ("n_classes", "labelled data"),
     ),
     "an unknown optimizer": (

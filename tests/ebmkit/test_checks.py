@@ -258,8 +258,7 @@ class TestLossesThatJudge:
         hooks = {"early-stopping": {"patience": 5, "every": 1}} if "hooks" in place else {}
         sampler = {"use": "langevin", "step_size": 0.1}
         (problem,) = problems(tables, sampler=sampler, hooks=hooks, **{place: loss})
-        stem = "hooks.early-stopping" if words == "its own samples" and hooks else place
-        assert problem.path == stem + path
+        assert problem.path == place + path
         assert words in problem.message
 
     def test_open_schedules_are_spread_over_the_run(self, tables: Any) -> None:
@@ -271,3 +270,64 @@ class TestLossesThatJudge:
             judging: Any = pipeline.evaluation.loss
             assert judging.sigma(0) == pytest.approx(0.5)
             assert judging.sigma(4) == pytest.approx(0.1)
+
+
+LADDER: dict[str, Any] = {"use": "parallel-tempering", "sampler": "mala"}
+BITS: dict[str, Any] = {
+    "model": {"use": "rbm", "n_hidden": 2},
+    "loss": {"use": "pcd", "sampler": "gibbs"},
+    "dataset": {"use": "digits", "binarise": True},
+}
+
+
+class TestWhatAPartSaysOfItsFields:
+    """The path leads to the field, whose name is not said a second time."""
+
+    @pytest.mark.parametrize(
+        ("changes", "path", "words"),
+        [
+            (
+                {"sampler": {**LADDER, "inverse_temperatures": [0.5, 0.1]}},
+                "sampler.inverse_temperatures",
+                "expected numbers > 0 in strictly decreasing order",
+            ),
+            (
+                {"sampler": {**LADDER, "inverse_temperatures": [1.0, 0.5], "n_replicas": 3}},
+                "sampler.n_replicas",
+                "expected none beside inverse_temperatures",
+            ),
+            (
+                {"sampler": {"use": "adaptive", "sampler": "langevin"}},
+                "sampler.sampler",
+                "expected one that leaves p(x) exactly as it is",
+            ),
+            (
+                {"sampler": {**LADDER, "sampler": {"use": "adaptive", "sampler": "langevin"}}},
+                "sampler.sampler.sampler",
+                "expected one that leaves p(x) exactly as it is",
+            ),
+            (
+                {**BITS, "dataset": {"use": "digits", "binarise": True, "scale": "unit"}},
+                "dataset.scale",
+                "expected none where binarise",
+            ),
+            (
+                {**BITS, "loss": {"use": "pcd", "sampler": "gibbs", "fill": "gaussian"}},
+                "loss.fill",
+                'expected "data" or "uniform"',
+            ),
+            (
+                {"sampler": {"use": "annealed-langevin", "levels": [1.0]}},
+                "sampler",
+                "AnnealedLangevin: expected a noise-conditional energy",
+            ),
+        ],
+    )
+    def test_is_at_the_field(self, tables: Any, changes: Any, path: str, words: str) -> None:
+        (problem,) = problems({**tables, **changes})
+        assert problem.path == path
+        assert problem.message.startswith(words)
+
+    def test_of_a_part_alone_too(self) -> None:
+        with pytest.raises(SpecError, match=r"^sampler\.sampler: expected one with a step_size"):
+            ebmkit.create("sampler", "adaptive", sampler="gibbs")

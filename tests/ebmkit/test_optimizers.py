@@ -125,7 +125,7 @@ def test_schedules_of_the_training_are_checked_before_step_0(
         ebmkit.compose(small, **{path: schedule})
     (problem,) = caught.value.problems
     assert problem.path.startswith(path)
-    assert words in problem.message
+    assert words in problem.render()
 
 
 def test_noise_on_the_data_follows_its_schedule(small: Any) -> None:

@@ -17,7 +17,8 @@ from _sampling_network import arrays as network_arrays
 from _sampling_worker import Arm
 
 EPSILON, K_STEPS, BATCH, SLOTS, LR = 1e-2, 10, 256, 4096, 1e-3
-NETWORK = Work(2, 128, 2, BATCH, K_STEPS)
+NETWORK = Work(2, 64, 2, BATCH, K_STEPS)
+"""That of the guide of torchebm."""
 OURS, PEER = "ebmkit", "torchebm"
 
 
@@ -25,7 +26,7 @@ def specs(steps: int) -> dict[str, Spec]:
     """Arms that take so many training steps a block."""
     here = "_sampling_training"
     return {
-        OURS: Spec(f"{here}:ours", {"steps": steps, "loss": "on", "chains": "chunk"}),
+        OURS: Spec(f"{here}:ours", {"steps": steps, "loss": "off", "chains": "chunk"}),
         "ebmkit, auto": Spec(f"{here}:ours", {"steps": steps, "loss": "auto", "chains": "auto"}),
         "ebmkit, eager": Spec(f"{here}:ours", {"steps": steps, "loss": "off", "chains": "off"}),
         PEER: Spec(f"{here}:torchebm", {"steps": steps}),

@@ -17,7 +17,8 @@ from _sampling_network import arrays as network_arrays
 from _sampling_worker import Arm
 
 EPSILON, K_STEPS, BATCH, SLOTS, LR = 1e-2, 10, 256, 4096, 1e-3
-NETWORK = Work(2, 128, 2, BATCH, K_STEPS)
+NETWORK = Work(2, 64, 2, BATCH, K_STEPS)
+"""That of the guide of torchebm."""
 OURS, PEER = "ebmkit", "torchebm"
 
 
@@ -25,8 +26,9 @@ def specs(steps: int) -> dict[str, Spec]:
     """Arms that take so many training steps a block."""
     here = "_sampling_training"
     return {
-        OURS: Spec(f"{here}:ours", {"steps": steps, "mode": "auto"}),
-        "ebmkit, eager": Spec(f"{here}:ours", {"steps": steps, "mode": "off"}),
+        OURS: Spec(f"{here}:ours", {"steps": steps, "loss": "off", "chains": "chunk"}),
+        "ebmkit, auto": Spec(f"{here}:ours", {"steps": steps, "loss": "auto", "chains": "auto"}),
+        "ebmkit, eager": Spec(f"{here}:ours", {"steps": steps, "loss": "off", "chains": "off"}),
         PEER: Spec(f"{here}:torchebm", {"steps": steps}),
     }
 
@@ -57,7 +59,8 @@ def _judged(model: Any, data: Any) -> Arm:
     return Arm(lambda seed: None, energies)  # noqa: ARG005
 
 
-def ours(stored: dict[str, Numbers], *, steps: int, mode: str) -> Arm:
+def ours(stored: dict[str, Numbers], *, steps: int, loss: str, chains: str) -> Arm:
+    """With ``loss`` and ``chains`` compiled or not; the first steps, which are not timed, compile."""
     import torch
 
     import ebmkit
@@ -74,8 +77,9 @@ def ours(stored: dict[str, Numbers], *, steps: int, mode: str) -> Arm:
             "steps": 10**6,
             "batch_size": BATCH,
             "optimizer": {"use": "adam", "lr": LR},
-            "compile": mode,
+            "compile": loss,
         },
+        "chains": {"compile": chains},
     }
     pipeline = ebmkit.compose(spec, model=model, dataset=data)
 

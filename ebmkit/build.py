@@ -12,12 +12,29 @@ from ebmkit.errors import (
     BrokenPluginError,
     EbmkitError,
     Problem,
+    SpecError,
     UserError,
     at_field,
     out_of_memory,
 )
 from ebmkit.parameters import REQUIRED, parameters
-from ebmkit.plan import FROM_DATA, Call, Shared, lacks
+from ebmkit.plan import FROM_DATA, Call, Planner, Shared, lacks
+from ebmkit.registry import registry
+from ebmkit.sections import TABLES
+from ebmkit.spec import Spec
+
+
+def section(name: str, table: Mapping[str, Any]) -> Any:
+    """A table of a pipeline that is no part, as ``chains``, from its keys.
+
+    Raises:
+        SpecError: an unknown key, a wrong type, or a value out of range.
+    """
+    planner = Planner(Spec(tables={}), registry())
+    call = planner.call(name, TABLES[name], table, name)
+    if planner.problems:
+        raise SpecError(planner.problems)
+    return Builder({}).build(call)
 
 
 class Builder:

@@ -72,6 +72,12 @@ def as_batch(value: Any) -> Batch:
     )
 
 
+def finite_by_row(x: Tensor) -> Tensor:
+    """Whether all numbers of a row are finite, (batch,)."""
+    finite = x.isfinite()
+    return finite if finite.ndim < 2 else finite.flatten(1).all(1)
+
+
 def take(batch: Batch, rows: Tensor) -> Batch:
     """The rows of a batch, on the rows' device."""
     condition = None if batch.condition is None else batch.condition.to(rows.device)[rows]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import attrs
 import torch
 
+from ebmkit.errors import did_you_mean
 from ebmkit.protocols import Scheduler
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], object]
@@ -30,6 +31,19 @@ def whole(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
     """Validator: a whole number; its bound is another validator's."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{attribute.name}: expected a whole number, got {value!r}")
+
+
+def one_of(known: Sequence[str]) -> Validator:
+    """Validator: one of some words."""
+
+    def check(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in known:
+            meant = did_you_mean(value, known) if isinstance(value, str) else ""
+            raise ValueError(
+                f"{attribute.name}: expected one of {', '.join(known)}, got {value!r}{meant}"
+            )
+
+    return check
 
 
 @attrs.frozen(repr=False)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from ebmkit.graphs import places_of, tensors_of
+from ebmkit.graphs import places_of
 from ebmkit.layers import module_of
 from ebmkit.protocols import Energy, Model
+
+_locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
 
 
 class _Around(nn.Module):
@@ -48,16 +52,30 @@ def frozen(energy: Energy, work: Callable[[], Any]) -> Any:
     module = module_of(energy)
     if module is None or not _takes_others(module):
         return work()
-    tensors = {name: tensor.detach() for name, tensor in tensors_of(module).items()}
-    return with_tensors(module, tensors, work)
+    swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    # Two threads that swap tensors in and out of one module would put back each other's. Into the
+    # modules' own tables, past their __setattr__, which takes as long as a small layer.
+    with _locks.setdefault(module, RLock()):
+        try:
+            for inner in module.modules():
+                table: Any = inner._parameters
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        swapped.append((table, name, tensor))
+                        table[name] = tensor.detach()
+            return work()
+        finally:
+            for table, name, tensor in swapped:
+                table[name] = tensor
 
 
 def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], work: Callable[[], Any]) -> Any:
     """The result of ``work``, during which the module has these parameters and buffers, by the names
     that ``tensors_of`` gives them."""
-    around = _Around(module)
-    placed = {place: tensors[name] for place, name in places_of(around).items()}
-    return torch.func.functional_call(around, placed, (work,), tie_weights=False)
+    with _locks.setdefault(module, RLock()):
+        around = _Around(module)
+        placed = {place: tensors[name] for place, name in places_of(around).items()}
+        return torch.func.functional_call(around, placed, (work,), tie_weights=False)
 
 
 def _takes_others(module: nn.Module) -> bool:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ebmkit.build import section
 from ebmkit.chains.conduct import Conduct, Starts, conducted
-from ebmkit.chains.starts import finite_rows, starts_around
+from ebmkit.chains.starts import rows_like, starts_around
 from ebmkit.compiling import Compile, CompiledLoss
-from ebmkit.data import as_batch
+from ebmkit.data import as_batch, finite_by_row
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
 from ebmkit.holding import evaluating
@@ -93,18 +94,20 @@ class Objective:
                 raise DivergenceError(
                     f"training step {self.step}: {error}", step=self.step, chains=error.chains
                 ) from error
+            finally:
+                self.conduct.starts = None
         return drawn
 
     def _starts(self, batch: Batch) -> Starts:
         """Where chains that diverge begin anew in this step."""
         if self.conduct.restart_from == "base":
             discrete = bool(getattr(getattr(self.loss, "sampler", None), "discrete", False))
-            data = batch._replace(x=batch.x[batch.x.isfinite().flatten(1).all(1)])
-            return lambda n, g: starts_around(data, n, generator=g, discrete=discrete).x
-        source = batch.x
+            data = Batch(batch.x[finite_by_row(batch.x)])
+            return lambda n, g, _: starts_around(data, n, generator=g, discrete=discrete).x
+        source = batch
         if self.conduct.restart_from == "buffer" and hasattr(self.loss, "chains"):
-            source = self.loss.chains(self.state).x
-        return lambda n, g: finite_rows(source, n, generator=g)
+            source = self.loss.chains(self.state)
+        return lambda n, g, condition: rows_like(source, n, condition, generator=g)
 
 
 def objective(
@@ -124,13 +127,10 @@ def objective(
     graph (never by the clock, so that a run repeated is the same run); without ``steps`` it does not.
     ``chains`` are the keys of a pipeline's table of that name, as ``{"on_divergence": "restart"}``.
     """
+    stated = section("chains", chains or {})
+    conduct = conduct_of(stated, runs=steps or 1)
     return Objective(
-        loss,
-        model,
-        generator=generator,
-        compile=compile,
-        steps=steps,
-        conduct=conduct_of(Chains(**(chains or {})), runs=steps or 1),  # type: ignore[arg-type]
+        loss, model, generator=generator, compile=compile, steps=steps, conduct=conduct
     )
 
 

@@ -80,6 +80,8 @@ class Pipeline:
             optimizer=optimizer,
             lr_schedule=lr_schedule,
         )
+        self.conduct = conduct_of(chains, runs=1)
+        """How chains are run that judge the model, and what became of them."""
         self.interrupted = False
         """Whether ``fit`` was asked to end."""
         self.hook_states: dict[str, Mapping[str, Any]] = {}
@@ -197,18 +199,20 @@ class Pipeline:
         """
         if self.sampler is None:
             raise UserError("the pipeline has no [sampler] to draw samples with; add one")
-        conduct = conduct_of(self.chains, runs=1)
-        conduct.starts = lambda n, g: self._starts(n, g).x
-        with evaluating(self.model), conducted(conduct):
-            return run_chain(
-                self.sampler,
-                bind(self.model, start.condition),
-                start.x,
-                steps=steps,
-                generator=generator,
-                training_step=max(self.step - 1, 0),
-                **keywords,
-            )
+        self.conduct.starts = lambda n, g, _: self._starts(n, g).x
+        try:
+            with evaluating(self.model), conducted(self.conduct):
+                return run_chain(
+                    self.sampler,
+                    bind(self.model, start.condition),
+                    start.x,
+                    steps=steps,
+                    generator=generator,
+                    training_step=max(self.step - 1, 0),
+                    **keywords,
+                )
+        finally:
+            self.conduct.starts = None
 
     def evaluate(self) -> dict[str, Any]:
         """The numbers that judge the model; ``refused`` says why one is missing."""

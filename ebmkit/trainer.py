@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ebmkit.data import Feed, with_noise
+from ebmkit.data import Feed, finite_by_row, with_noise
 from ebmkit.errors import DataError, DivergenceError, UserError
 from ebmkit.fields import is_scheduled
 from ebmkit.objectives import Objective
@@ -63,6 +63,18 @@ class Trainer:
             DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
         """
         module, optimizer = self.check_trainable()
+        generators = [(g, g.get_state()) for _, g in self._generators()]
+        before = self.objective.state, self.objective.step, self.feed.order, self.feed.position
+        try:
+            return self._step(module, optimizer)
+        except BaseException:
+            # A step that was not taken, interrupted or not, has drawn nothing.
+            self.objective.state, self.objective.step, self.feed.order, self.feed.position = before
+            for generator, state in generators:
+                generator.set_state(state)
+            raise
+
+    def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Metrics:
         step = self.done
         batch = self._batch(step)
         if self.lr_schedule is not None:
@@ -71,7 +83,6 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         if not module.training:
             module.train()
-        before = self.objective.state, self.objective.step
         with self._autocast(batch.x.device):
             output = self.objective(batch)
         torch.autograd.backward(output.loss)
@@ -80,7 +91,6 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
         metrics["gradient_norm"] = norm
         if not torch.isfinite(norm):
-            self.objective.state, self.objective.step = before
             raise DivergenceError(
                 f"the gradient's norm is {norm.item()} at step {step}; a smaller learning rate, or "
                 "more regularisation of the energy, keeps it finite",
@@ -164,7 +174,7 @@ class Trainer:
         batch = self.feed.draw()
         finite = torch.isfinite(batch.x)
         if not finite.all():
-            bad = int((~finite.flatten(1).all(1)).sum())
+            bad = int((~finite_by_row(batch.x)).sum())
             raise DataError(
                 f"dataset {type(self.feed.dataset).__name__}: {bad} of {len(batch.x)} points of the "
                 f"batch at step {step} are not finite; mend the data"

@@ -40,10 +40,11 @@ def run_chain(
     """Run ``steps`` steps of chains that start at x (batch, *event); what a loss calls in ``draw``.
 
     ``previous`` is a state of earlier chains whose adaptation (a step size) the sampler may carry
-    over; ``state`` is one of the same chains, from which they go on exactly, whatever x is. Before
-    the steps come ``warm_up`` steps, in which the sampler may be tuned and after which its adaptation
-    is settled. Trajectory, traces (of the state's fields) and moments are of the points after every
-    ``thin``-th step. While chains run, the energy's parameters are detached.
+    over; ``state`` is one of the same chains, from which they go on exactly, whatever x is; but chains
+    that were held still may move again, and schedules on the chain's clock begin anew. Before the steps
+    come ``warm_up`` steps, in which the sampler may be tuned and after which its adaptation is settled.
+    Trajectory, traces (of the state's fields) and moments are of the points after every ``thin``-th
+    step. While chains run, the energy's parameters are detached.
 
     Whether steps are compiled, and what becomes of chains that diverge, is the business of what runs
     around: a training run, or ``sample``. Unless that says otherwise chains run eagerly and stop.
@@ -60,10 +61,14 @@ def run_chain(
             f"expected steps ≥ 0, warm_up ≥ 0 and thin ≥ 1, got steps={steps}, warm_up={warm_up}, "
             f"thin={thin}"
         )
+    if isinstance(trace, str):
+        raise ValueError(
+            f'trace: expected names of fields of the state, as ("{trace}",), got a string'
+        )
     if thin > 1 and not keeps:
         raise ValueError(f"thin={thin} says which steps a trajectory keeps; set trajectory=True")
     total, conduct = warm_up + steps, present()
-    kept = Kept(trajectory, tuple(trace), moments, thin)
+    kept = Kept(trajectory, tuple(dict.fromkeys(trace)), moments, thin)
     run = Run(
         sampler,
         energy,
@@ -109,8 +114,8 @@ def sample(
     cannot be compiled runs eagerly, with one CompileWarning.
 
     ``on_divergence`` says what becomes of a chain whose next point, energy or force is not finite:
-    "stop" raises; "freeze" holds it at its last finite point; "restart" lets it begin anew at a row
-    of ``restart_from`` (n, *event), by default of x, within the next few steps.
+    "stop" raises; "freeze" holds it at the last point from which its step was finite; "restart" lets it
+    begin anew at a row of ``restart_from`` (n, *event), by default of x, within the next few steps.
 
     Raises:
         DivergenceError: a chain is at a point that is not finite, or cannot be restarted.
@@ -119,10 +124,14 @@ def sample(
         ScheduleError: a schedule on the chain's clock is stated for more steps than the chain runs.
     """
     source = x if restart_from is None else restart_from.to(x)
+    if source.shape[1:] != x.shape[1:] or (len(x) and not len(source)):
+        raise ValueError(
+            f"restart_from: expected rows of shape {tuple(x.shape[1:])}, got {tuple(source.shape)}"
+        )
     conduct = Conduct(
         compile=compile,
         on_divergence=on_divergence,
-        starts=lambda n, g: finite_rows(source, n, generator=g),
+        starts=lambda n, generator, _: finite_rows(source, n, generator=generator),
     )
     with evaluating(model), conducted(conduct):
         chain = run_chain(

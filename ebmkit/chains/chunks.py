@@ -46,6 +46,13 @@ class Case(NamedTuple):
     lower: bool
     """Whether the graph is compiled, and not only recorded."""
 
+    @property
+    def holds_alone(self) -> bool:
+        """Whether the energy is its module, or a method of it: what else it holds may have changed by
+        the next time."""
+        inner = unbound(self.energy)[0]
+        return inner is self.module or getattr(inner, "__self__", None) is self.module
+
     def key(self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]) -> Any:
         """What a graph is good for; anything else needs another."""
         inner, bound = unbound(self.energy)
@@ -72,13 +79,16 @@ def graph_of(
     noise: Any,
     values: Mapping[str, Any],
     call: Callable[..., Any],
+    before: Callable[[], None],
 ) -> Graph:
     """The graph of a case, made where there is none yet; ``call(run, state, held, noises, values)``
-    calls a graph's ``run``. Graphs are kept as long as their model; an energy that is no module may
-    have changed by the next time."""
-    kept = {} if case.module is None else _graphs.setdefault(case.module, {})
+    calls a graph's ``run``, and ``before()`` is called where one has to be made. Graphs are kept as
+    long as their model; an energy that is no module may have changed by the next time."""
+    module = case.module
+    kept = _graphs.setdefault(module, {}) if module is not None and case.holds_alone else {}
     key = case.key(state, held, noise, values)
     if key not in kept:
+        before()
         noises = [noise] * case.length
         all_values = [values] * case.length
         made: list[Callable[..., Any]] = []
@@ -108,7 +118,7 @@ def _apart(x: Tensor, y: Tensor) -> int:
     """How many chains two ways of computing the same have led apart; 0 where no more did than by
     acceptances that hang on rounding."""
     away = ~torch.isclose(x, y, rtol=1e-2, atol=1e-3, equal_nan=True)
-    apart = int(away.flatten(1).any(1).sum())
+    apart = int(away.reshape(len(x), -1).any(1).sum()) if len(x) else 0
     return apart if apart > 1 + len(x) // 20 else 0
 
 

@@ -14,9 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
-from attrs.validators import in_
 from torch import Tensor
 
+from ebmkit.fields import one_of
 from ebmkit.lowering import CompileWarning
 
 CompileChains: TypeAlias = Literal["auto", "off", "step", "chunk"]
@@ -26,17 +26,17 @@ ON_DIVERGENCE: tuple[OnDivergence, ...] = ("stop", "restart", "freeze")
 RestartFrom: TypeAlias = Literal["data", "base", "buffer"]
 RESTART_FROM: tuple[RestartFrom, ...] = ("data", "base", "buffer")
 
-Starts: TypeAlias = Callable[[int, torch.Generator], Tensor]
-"""(chains, generator) -> as many points (chains, *event) for chains to start at anew."""
+Starts: TypeAlias = Callable[[int, torch.Generator, Tensor | None], Tensor]
+"""(chains, generator, the chains' conditions) -> as many points (chains, *event) to start at anew."""
 
 
 @attrs.define(eq=False)
 class Conduct:
     """How the chains of a run are conducted, and what has become of them so far."""
 
-    compile: CompileChains = attrs.field(default="off", validator=in_(COMPILE))
-    on_divergence: OnDivergence = attrs.field(default="stop", validator=in_(ON_DIVERGENCE))
-    restart_from: RestartFrom = attrs.field(default="data", validator=in_(RESTART_FROM))
+    compile: CompileChains = attrs.field(default="off", validator=one_of(COMPILE))
+    on_divergence: OnDivergence = attrs.field(default="stop", validator=one_of(ON_DIVERGENCE))
+    restart_from: RestartFrom = attrs.field(default="data", validator=one_of(RESTART_FROM))
     starts: Starts | None = None
     """Gives what ``restart_from`` names, where the chains run now; chains restart where they are
     without it."""
@@ -49,8 +49,18 @@ class Conduct:
     """Restarts so far, without dimensions; None before the first run of chains."""
     frozen: Tensor | None = None
     """Chains that were held still so far, counted once a run of chains, without dimensions."""
-    eager: set[Any] = attrs.field(factory=set)
-    """Runs of chains that were found not to be compiled."""
+    built: int = 0
+    """Graphs made."""
+    plans: dict[Any, Any] = attrs.field(factory=dict)
+    """What was found of runs of chains like one before: how they are compiled, or None."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Plans go by the identity of what they are for, and starts by the step that is under way.
+        own = attrs.fields_dict(type(self))
+        return {name: getattr(self, name) for name in own if name not in ("plans", "starts")}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def count(self, restarted: Tensor, frozen: Tensor) -> None:
         """Add what became of the chains of a run."""
@@ -64,8 +74,9 @@ class Conduct:
 
     def load_counts(self, counts: Mapping[str, int]) -> None:
         """Go on counting from what ``counts`` returned."""
-        self.restarted = torch.tensor(counts.get("chains_restarted", 0))
-        self.frozen = torch.tensor(counts.get("chains_frozen", 0))
+        if counts:
+            self.restarted = torch.tensor(counts["chains_restarted"])
+            self.frozen = torch.tensor(counts["chains_frozen"])
 
     def refuse(self, what: str, why: str) -> None:
         """Chains run eagerly, and that is said once."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ebmkit.data import finite_by_row
 from ebmkit.errors import DivergenceError
 from ebmkit.protocols import Energy, Sampler, State
 
@@ -19,7 +20,7 @@ def bad_rows(state: State) -> Tensor:
     """
     chains = len(state.x)
     rows = [
-        ~tensor.isfinite() if tensor.ndim == 1 else ~tensor.isfinite().flatten(1).all(1)
+        ~finite_by_row(tensor)
         for tensor in pytree.tree_leaves(state)
         if _by_chain(tensor, chains) and (tensor.is_floating_point() or tensor.is_complex())
     ]
@@ -45,10 +46,23 @@ def held_back(before: State, after: State, held: Held) -> tuple[State, Held]:
     a point whose force is not finite without seeing it. So a chain goes back to the point before that.
     Nothing here waits for the device.
     """
+    after = _sound(before, after, len(held.bad))
     now = bad_rows(after) & ~held.bad
     bad = held.bad | now
     state = where_rows(now, held.last, where_rows(held.bad, before, after))
     return state, Held(bad, where_rows(bad, held.last, before))
+
+
+def _sound(before: State, after: State, chains: int) -> State:
+    """The state after a step, but for what belongs to all chains together: that stays as it was where
+    it is not finite any more, for one chain's end must not be the others'."""
+
+    def pick(one: Any, two: Any) -> Any:
+        if not isinstance(two, Tensor) or _by_chain(two, chains) or not two.is_floating_point():
+            return two
+        return torch.where(two.isfinite().all(), two, one)
+
+    return pytree.tree_map(pick, before, after)
 
 
 def where_rows(mask: Tensor, chosen: State, other: State) -> State:

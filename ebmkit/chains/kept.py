@@ -55,7 +55,8 @@ class Kept:
 
     @property
     def watch(self) -> tuple[str, ...]:
-        return ("x", *self.trace) if self.trajectory or self.wants_moments else self.trace
+        points = ("x",) if self.trajectory or self.wants_moments else ()
+        return tuple(dict.fromkeys((*points, *self.trace)))
 
     def add(self, stretch: Stretch, n: int) -> None:
         due = [i for i in range(n) if (self.steps + i + 1) % self.thin == 0]
@@ -64,11 +65,12 @@ class Kept:
             return
         for name in self.trace:
             self.traces.setdefault(name, []).extend(stretch.watched[name][i] for i in due)
-        points = [stretch.watched["x"][i] for i in due] if "x" in stretch.watched else []
+        wanted = self.trajectory or self.wants_moments
+        points = [stretch.watched["x"][i] for i in due] if wanted else []
         if self.trajectory:
             self.points += points
         if self.wants_moments:
-            known = self.moments or Moments(
-                0, torch.zeros_like(points[0]), torch.zeros_like(points[0])
-            )
-            self.moments = known.and_with(torch.stack(points))
+            kept = torch.stack(points)
+            kept = kept if kept.is_floating_point() else kept.to(torch.get_default_dtype())
+            none = torch.zeros_like(kept[0])
+            self.moments = (self.moments or Moments(0, none, none)).and_with(kept)

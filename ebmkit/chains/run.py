@@ -16,6 +16,8 @@ from ebmkit.chains.guard import Held, anew, bad_rows, diverged, where_rows
 from ebmkit.chains.kept import Kept, Moments
 from ebmkit.chains.stepping import Stepper
 from ebmkit.chains.steps import Stretch
+from ebmkit.errors import did_you_mean
+from ebmkit.layers import unbound
 from ebmkit.protocols import Energy, Metrics, Sampler, State
 
 Progress = Callable[[int, int], object]
@@ -36,14 +38,14 @@ class Chain(NamedTuple):
     state: State
     """The sampler's last state."""
     metrics: Metrics
-    """Each metric's mean over the steps after the warm-up; ``chains_restarted`` and ``chains_frozen``
-    are counts of the whole run, and there where the guard's policy is not to stop."""
+    """Each metric's mean over the steps after the warm-up; where the guard's policy is not to stop,
+    over those in which it is finite, and ``chains_restarted`` or ``chains_frozen`` count over all."""
     trajectory: Tensor | None = None
     """(kept, batch, *event), or None where it was not asked for."""
     traces: dict[str, Tensor] | None = None
     """Fields of the state that were asked for, (kept, batch)."""
     moments: Moments | None = None
-    """None where they were not asked for."""
+    """None where they were not asked for, and where nothing was kept."""
     bad: Tensor | None = None
     """Chains that are held still because their next step was not finite, (batch,); None where the
     guard's policy is to stop."""
@@ -80,9 +82,14 @@ class Run:
     total: int
     state: State = None
     done: int = 0
+    first: State = None
+    """Where the chains started."""
     held: Held | None = None
     restarted: Tensor | None = None
     totals: dict[str, Tensor] = attrs.field(factory=dict)
+    counted: dict[str, Any] = attrs.field(factory=dict)
+    unused: Tensor | None = None
+    """The generator's state before numbers were drawn that no step has used yet."""
 
     def through(
         self, x: Tensor, previous: State | None, state: State | None, warm_up: int, steps: int
@@ -93,6 +100,8 @@ class Run:
             self.state = anew(self.sampler, self.energy, previous, x)
         else:
             self.state = self.sampler.init(self.energy, x)
+        self._check_fields()
+        self.first = self.state
         if self.conduct.on_divergence != "stop":
             self.held = Held(bad_rows(self.state), self.state)
             self.restarted = torch.zeros((), dtype=torch.long, device=x.device)
@@ -100,11 +109,17 @@ class Run:
             if warm_up:
                 self._warm_up(warm_up)
                 self.totals.clear()
+                self.counted.clear()
             for stretch, n in self._stretches(steps):
                 self.kept.add(stretch, n)
             self._look_back()
         except KeyboardInterrupt as interrupt:
+            # What was drawn ahead was not used: who goes on from the state draws it again.
+            if self.unused is not None:
+                self.generator.set_state(self.unused)
             raise ChainInterrupt(self._chain()) from interrupt
+        if not self.done and self.held is None:
+            self._check()
         return self._chain()
 
     def _warm_up(self, steps: int) -> None:
@@ -127,6 +142,7 @@ class Run:
         """A few steps each: what they left, and how many they were."""
         end, unchecked = self.done + steps, 0
         while self.done < end:
+            self.unused = self.generator.get_state()
             noises = [self.sampler.draw(self.state, generator=self.generator)]
             self.stepper.prepare(self.state, self.held, noises[0], self.values(self.done))
             n = min(self.stepper.length, end - self.done, _ahead(noises[0]))
@@ -136,9 +152,9 @@ class Run:
             values = [self.values(self.done + i) for i in range(n)]
             stretch = self.stepper.take(self.state, self.held, noises, values)
             self.state, self.held = stretch.state, stretch.held
-            for name, value in stretch.totals.items():
-                self.totals[name] = self.totals[name] + value if name in self.totals else value
+            self._add(stretch, n)
             self.done += n
+            self.unused = None
             unchecked += n
             if self.conduct.on_divergence == "restart":
                 self._revive()
@@ -148,6 +164,20 @@ class Run:
             yield stretch, n
             if self.progress is not None:
                 self.progress(self.done, self.total)
+
+    def _add(self, stretch: Stretch, n: int) -> None:
+        for name, value in stretch.totals.items():
+            self.totals[name] = self.totals[name] + value if name in self.totals else value
+            self.counted[name] = self.counted.get(name, 0) + stretch.counted.get(name, n)
+
+    def _check_fields(self) -> None:
+        there = getattr(self.state, "_fields", ())
+        for name in self.kept.trace:
+            if name not in there:
+                raise ValueError(
+                    f"trace: the state of {type(self.sampler).__name__} has no field {name!r}"
+                    f"{did_you_mean(name, there)} (known: {', '.join(there)})"
+                )
 
     def _check(self) -> None:
         bad = bad_rows(self.state)
@@ -159,16 +189,20 @@ class Run:
         tell, but a loss that is given the points has none."""
         if self.held is None or not self.done:
             return
-        lost = ~self.held.bad & self._of_no_energy()
-        self.state = where_rows(lost, self.held.last, self.state)
-        self.held = self.held._replace(bad=self.held.bad | lost)
+        lost = ~self.held.bad & self._of_no_energy(self.state)
+        last = self.held.last
+        if self.conduct.on_divergence == "freeze":
+            # A force may be finite where the energy is not.
+            last = where_rows(self._of_no_energy(last), self.first, last)
+            self.state = where_rows(self.held.bad | lost, last, self.state)
+        self.held = Held(self.held.bad | lost, last)
         if self.conduct.on_divergence == "restart":
             self._revive()
 
-    def _of_no_energy(self) -> Tensor:
+    def _of_no_energy(self, state: State) -> Tensor:
         """Chains at energies that are not finite, (batch,)."""
         with torch.no_grad():
-            return ~self.energy(self.state.x).isfinite()
+            return ~self.energy(state.x).isfinite()
 
     def _revive(self) -> None:
         """Chains that were held still begin anew."""
@@ -178,13 +212,14 @@ class Run:
             if not bool(bad.any()):
                 return
             there = self.state.x
-            source = there if starts is None else starts(len(there), self.generator)
+            condition = unbound(self.energy)[1].get("condition")
+            source = there if starts is None else starts(len(there), self.generator, condition)
             x = torch.where(bad.view(-1, *[1] * (there.ndim - 1)), source, there)
             fresh = anew(self.sampler, self.energy, self.state, x)
             self.state = where_rows(bad, fresh, self.state)
             self.restarted = self.restarted + bad.sum()
             last = where_rows(bad, self.state, self.held.last)
-            bad = bad_rows(self.state) | self._of_no_energy()
+            bad = bad_rows(self.state) | self._of_no_energy(self.state)
             self.held = Held(bad, last)
         if bool(bad.any()):
             more = f", and {_TRIES} starts anew were not finite either"
@@ -192,7 +227,7 @@ class Run:
 
     def _chain(self) -> Chain:
         kept, steps = self.kept, self.kept.steps
-        metrics = {name: total / max(steps, 1) for name, total in self.totals.items()}
+        metrics = {n: t / self.counted[n] for n, t in self.totals.items()} if steps else {}
         if self.held is not None and self.restarted is not None:
             frozen = self.held.bad.sum()
             self.conduct.count(self.restarted, frozen)
@@ -206,11 +241,15 @@ class Run:
             self.state,
             metrics,
             points if kept.trajectory else None,
-            {n: torch.stack(t) for n, t in kept.traces.items()} if kept.trace else None,
+            {n: _stacked(kept.traces.get(n, []), x) for n in kept.trace} if kept.trace else None,
             kept.moments,
             self.held.bad if self.held and self.conduct.on_divergence == "freeze" else None,
             steps,
         )
+
+
+def _stacked(values: list[Tensor], x: Tensor) -> Tensor:
+    return torch.stack(values) if values else x.new_empty((0, len(x)))
 
 
 def _windows(steps: int) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ebmkit.data import take
+from ebmkit.data import finite_by_row, take
 from ebmkit.protocols import Batch
 
 
@@ -33,9 +33,25 @@ def starts_around(
 
 def finite_rows(x: Tensor, n: int, *, generator: torch.Generator) -> Tensor:
     """``n`` of the rows that are finite, drawn with replacement; of all rows where none is."""
-    weights = x.isfinite().flatten(1).all(1).to(torch.float32)
+    if not n:
+        return x[:0]
+    weights = finite_by_row(x).to(torch.float32)
     weights = torch.where(weights.sum() > 0, weights, 1.0)
     return x[torch.multinomial(weights, n, replacement=True, generator=generator)]
+
+
+def rows_like(
+    data: Batch, n: int, condition: Tensor | None, *, generator: torch.Generator
+) -> Tensor:
+    """``n`` finite rows of the data, each at the condition of its chain (n, ...) where there are such
+    and the data have one that is."""
+    labels = data.condition
+    if labels is None or condition is None or len(condition) != n:
+        return finite_rows(data.x, n, generator=generator)
+    fits = (labels[None] == condition[:, None]).reshape(n, len(labels), -1).all(2)
+    weights = (fits & finite_by_row(data.x)).to(torch.float32)
+    weights = torch.where(weights.sum(1, keepdim=True) > 0, weights, 1.0)
+    return data.x[torch.multinomial(weights, 1, generator=generator).squeeze(1)]
 
 
 def _mixed(x: Tensor, n: int, generator: torch.Generator) -> Tensor:

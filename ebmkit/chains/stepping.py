@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ebmkit.chains.chunks import Case, Graph, graph_of
+from ebmkit.chains.chunks import MOST_GRAPHS, Case, Graph, graph_of
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held
 from ebmkit.chains.steps import Stretch, step_by_step
@@ -31,6 +31,15 @@ MOST_CALLS = 600
 FEWEST_STEPS, LEAST_WORK = 100_000, 2e12
 """Runs of fewer steps in all, and of less work, are not even looked at: the look alone, which loads
 the compiler, takes a second."""
+
+
+class Plan(NamedTuple):
+    """How steps are compiled."""
+
+    length: int
+    """Steps of a graph."""
+    lower: bool
+    """Whether the graph is compiled, and not only recorded."""
 
 
 class Stepper:
@@ -55,6 +64,8 @@ class Stepper:
         """Scheduled parameters that change from step to step or from run to run."""
         self.module = module_of(energy)
         self._graph: Graph | None = None
+        self._tensors: dict[str, Tensor] | None = None
+        """The module's, which stay the same while chains run."""
         self._decided = conduct.compile == "off"
         if self._decided:
             conduct.decision = "eager: compile is off"
@@ -72,18 +83,21 @@ class Stepper:
             return
         self._decided = True
         brief = (id(self.sampler), id(self.module), layout(state), self.total)
-        if brief in self.conduct.eager:
-            return
+        plans = self.conduct.plans
         try:
-            self._graph = self._find(state, held, noise, values)
+            if brief not in plans:
+                plans[brief] = self._plan(state, held, noise, values)
+            if (plan := plans[brief]) is not None:
+                case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, *plan)
+                self._graph = graph_of(case, state, held, noise, values, self._run, self._count)
+            return
         except UserError:
             raise
         except Unsuitable as reason:
             self._refuse(str(reason))
         except Exception as error:
             self._refuse(complaint(error, self.energy, f"sampler {type(self.sampler).__name__}"))
-        if self._graph is None:
-            self.conduct.eager.add(brief)
+        plans[brief] = None
 
     def take(
         self,
@@ -94,9 +108,15 @@ class Stepper:
     ) -> Stretch:
         """A step for each noise."""
         graph = self._graph
-        if graph is None or len(noises) != graph.length:
-            return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
-        return self._run(graph.run, state, held, noises, values)
+        if graph is not None and len(noises) == graph.length:
+            try:
+                return self._run(graph.run, state, held, noises, values)
+            except Exception as error:
+                self._graph = None
+                self._refuse(
+                    complaint(error, self.energy, f"sampler {type(self.sampler).__name__}")
+                )
+        return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
 
     def _run(
         self,
@@ -107,7 +127,9 @@ class Stepper:
         values: Sequence[Mapping[str, Any]],
     ) -> Stretch:
         device = state.x.device
-        tensors = {} if self.module is None else tensors_of(self.module)
+        if self._tensors is None:
+            self._tensors = {} if self.module is None else tensors_of(self.module)
+        tensors = self._tensors
         moving = [
             [torch.tensor(keywords[n], dtype=torch.float64, device=device) for n in self.moving]
             for keywords in values
@@ -116,9 +138,10 @@ class Stepper:
         with torch.no_grad(), without_autocast(device.type):
             return Stretch(*run(tensors, bound, state, held, list(noises), moving))
 
-    def _find(
+    def _plan(
         self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
-    ) -> Graph | None:
+    ) -> Plan | None:
+        """How steps like this one are compiled, which one of them tells; None where they are not."""
         conduct, steps = self.conduct, self.total * self.conduct.runs
         automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
         if getattr(self.sampler, "traceable", True) is False:
@@ -143,11 +166,16 @@ class Stepper:
             conduct.decision, lower = f"eager: {why}", False
             if not on_cuda:
                 return None
-        case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, length, lower)
-        graph = graph_of(case, state, held, noise, values, self._run)
         words = f"compiled, {length} steps a graph" if lower else conduct.decision
         conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda else "")
-        return graph
+        return Plan(length, lower)
+
+    def _count(self) -> None:
+        self.conduct.built += 1
+        if self.conduct.built > MOST_GRAPHS:
+            raise Unsuitable(
+                f"shapes, or attributes of the model, changed more than {MOST_GRAPHS} times"
+            )
 
     def _refuse(self, why: str) -> None:
         self.conduct.refuse(energy_name(self.energy), why)

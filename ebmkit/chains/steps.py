@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ebmkit.chains.guard import Held, held_back
@@ -19,6 +20,9 @@ class Stretch(NamedTuple):
     """Chains that are held still; None where none is to be."""
     totals: dict[str, Tensor]
     """Each metric's sum over the steps."""
+    counted: dict[str, Tensor]
+    """Of how many steps it is: where chains may be held still, those in which it is finite. Empty where
+    it is all of them."""
     watched: dict[str, list[Tensor]]
     """Fields of the state after each step."""
 
@@ -34,6 +38,7 @@ def step_by_step(
 ) -> Stretch:
     """A step for each noise. Where ``held`` is given, a chain that becomes bad is held still."""
     totals: dict[str, Tensor] = {}
+    counted: dict[str, Tensor] = {}
     watched: dict[str, list[Tensor]] = {name: [] for name in watch}
     for noise, keywords in zip(noises, values, strict=True):
         after, metrics = sampler.step(energy, state, noise, **keywords)
@@ -41,7 +46,11 @@ def step_by_step(
             after, held = held_back(state, after, held)
         state = after
         for name, value in metrics.items():
+            if held is not None:
+                told = value.isfinite()
+                value = torch.where(told, value, 0)
+                counted[name] = counted[name] + told if name in counted else told.long()
             totals[name] = totals[name] + value if name in totals else value
         for name in watch:
             watched[name].append(getattr(state, name))
-    return Stretch(state, held, totals, watched)
+    return Stretch(state, held, totals, counted, watched)

@@ -378,9 +378,9 @@ def test_unknown_kinds_and_names() -> None:
     with pytest.raises(UnknownPartError, match=r"'mlp' is the name of a model"):
         registry().find("sampler", "mlp")
     with pytest.raises(UnknownPartError, match="pip install ebmkit-nowhere"):
-        registry().find("sampler", "ebmkit-nowhere:hmc")
-    with pytest.raises(UnknownPartError, match=f"no sampler is called 'hmc' in {HOME}"):
-        registry().find("sampler", f"{HOME}:hmc")
+        registry().find("sampler", "ebmkit-nowhere:slice")
+    with pytest.raises(UnknownPartError, match=f"no sampler is called 'slice' in {HOME}"):
+        registry().find("sampler", f"{HOME}:slice")
 
 
 def test_names_of_distributions_are_compared_as_the_index_does() -> None:

@@ -111,6 +111,28 @@ def test_scheduled_parameters_are_inputs_of_the_graph(
     assert len(traced) == seen
 
 
+def test_a_training_run_looks_once_at_chains_that_are_alike(
+    net: Net, traced: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Work] = []
+
+    def look() -> Work:
+        looks.append(Work())
+        return looks[-1]
+
+    monkeypatch.setattr(stepping, "Work", look)
+    sampler, conduct = sampler_of("langevin"), Conduct(compile="chunk", runs=4)
+    with conducted(conduct):
+        for n, seen in ((12, 1), (12, 1), (5, 2), (12, 2)):
+            found = run_chain(sampler, net, points(n), steps=10, generator=seeded())
+            with conducted(Conduct()):
+                expected = run_chain(sampler, net, points(n), steps=10, generator=seeded())
+            torch.testing.assert_close(found.x, expected.x, rtol=1e-5, atol=1e-5)
+            assert len(looks) == seen
+    assert len(traced) == 2
+    assert conduct.decision.startswith("compiled")
+
+
 def test_a_condition_is_an_input_of_the_graph(traced: list[Any]) -> None:
     model = ebmkit.create(
         "model", "mlp", event_shape=(2,), hidden=[8], conditional=True, n_classes=3
@@ -345,3 +367,138 @@ def test_a_pipeline_compiles_its_chains(traced: list[Any], tmp_path: Any) -> Non
         assert f'"compile_chains": "{wanted}"' in status
     assert len(traced) == 2  # training, and judging
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+def strided(x: Tensor) -> Tensor:
+    """Energies whose gradient is an expanded view."""
+    return 1.5 * x.sum(1)
+
+
+class Strided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return strided(x) + 0.0 * x[:, 0]
+
+
+@pytest.mark.parametrize("name", ["mala", "parallel-tempering", "langevin"])
+def test_strides_that_change_along_a_chain_do_no_harm(name: str) -> None:
+    x = points(1).expand(8, 2)
+    sampler = sampler_of(name)
+    for model in (Net(), Strided()):
+        found = [
+            ebmkit.sample(sampler, model, x, steps=25, generator=seeded(), compile=mode)  # type: ignore[arg-type]
+            for mode in ("off", "chunk")
+        ]
+        torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
+class Open(Net):
+    """A model with much in it that its code depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._beta = 1.0
+        self.betas = [1.0]
+        self.settings = {"beta": 1.0}
+        self.activation: Any = torch.sin
+        self.twin = nn.Linear(2, 2)
+        self.other = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self._beta * self.betas[0] * self.settings["beta"]
+        inner = self.activation(self.other(self.twin(x))).sum(1)
+        return factor * super().forward(x) + inner
+
+
+def _tie(model: Open) -> None:
+    model.other.weight = model.twin.weight
+
+
+def _untie(model: Open) -> None:
+    model.other.weight = nn.Parameter(model.twin.weight.detach().clone())
+    with torch.no_grad():
+        model.twin.weight.mul_(-1)
+
+
+CHANGES: dict[str, Any] = {
+    "underscored": lambda m: setattr(m, "_beta", 3.0),
+    "list": lambda m: m.betas.__setitem__(0, 3.0),
+    "dict": lambda m: m.settings.__setitem__("beta", 3.0),
+    "callable": lambda m: setattr(m, "activation", torch.cos),
+    "hook": lambda m: m.register_forward_hook(lambda *a: 3 * a[2]),
+    "pre-hook": lambda m: m.layers.register_forward_pre_hook(lambda _, a: (2 * a[0],)),
+    "forward": lambda m: setattr(m, "forward", lambda x: x.square().sum(1)),
+    "tied": _tie,
+    "untied": lambda m: (_tie(m), _untie(m)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_graph_is_never_used_for_what_its_model_has_become(
+    change: str, traced: list[Any]
+) -> None:
+    model, sampler = Open(), sampler_of("langevin")
+    if change == "untied":
+        _tie(model)
+    before = ways(sampler, model, 10)
+    CHANGES[change](model)
+    after = ways(sampler, model, 10)
+    alike(after)
+    assert not torch.allclose(before["off"], after["off"])
+
+
+def test_a_model_that_changes_at_every_call_is_not_compiled_for_ever(traced: list[Any]) -> None:
+    class Counting(Net):
+        calls = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    model.calls = 0
+    conduct = Conduct(compile="chunk", runs=20)
+
+    def train() -> None:
+        with conducted(conduct):
+            for steps in range(10, 22):
+                run_chain(sampler_of("langevin"), model, points(), steps=steps, generator=seeded())
+
+    with pytest.warns(CompileWarning, match="changed more than 8 times"):
+        train()
+    assert len(traced) == 8
+
+
+def test_a_graph_that_fails_later_gives_way_to_eager_steps(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def failing(graph: Any, **_: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) > 2:
+                raise RuntimeError("no more")
+            return graph.forward(*arguments)
+
+        return run
+
+    monkeypatch.setattr(chunks, "compiled", failing)
+    sampler = sampler_of("langevin")
+    expected = ebmkit.sample(sampler, net, points(), steps=50, generator=seeded(), compile="off")
+    with pytest.warns(CompileWarning, match="no more"):
+        found = ebmkit.sample(sampler, net, points(), steps=50, generator=seeded(), compile="chunk")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 3
+
+
+def test_an_energy_with_bound_positions_does_not_keep_its_model(traced: list[Any]) -> None:
+    class Two(Net):
+        def forward(self, scale: float, x: Tensor) -> Tensor:  # type: ignore[override]
+            return scale * super().forward(x)
+
+    model = Two()
+    alike(ways(sampler_of("langevin"), partial(model, 0.5), 10))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None

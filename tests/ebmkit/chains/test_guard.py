@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import ebmkit
+from ebmkit import Batch
 from ebmkit.chains import run_chain
 from ebmkit.chains.conduct import Conduct, conducted
 from ebmkit.chains.guard import Held, bad_rows, held_back, where_rows
+from ebmkit.chains.starts import rows_like
 
 from .conftest import Jump, Walk, Where, cliff, points, seeded
 
@@ -104,7 +107,7 @@ def run_chain_without_guard(steps: int) -> Tensor:
 def test_a_last_point_of_no_energy_is_told_too(policy: str) -> None:
     # Unadjusted Langevin keeps no energies: where it stepped to shows in the next step alone.
     sampler = ebmkit.create("sampler", "langevin", step_size=1.0)
-    conduct = Conduct(on_divergence=policy, starts=lambda n, g: torch.zeros(n, 2))  # type: ignore[arg-type]
+    conduct = Conduct(on_divergence=policy, starts=lambda n, *_: torch.zeros(n, 2))  # type: ignore[arg-type]
     with conducted(conduct):
         chain = run_chain(sampler, cliff, torch.ones(300, 2), steps=1, generator=seeded())
     assert cliff(chain.x).isfinite().all()
@@ -116,7 +119,7 @@ def test_a_last_point_of_no_energy_is_told_too(policy: str) -> None:
 def test_restart_begins_anew_where_it_is_told_and_counts() -> None:
     places: list[int] = []
 
-    def starts(n: int, generator: torch.Generator) -> Tensor:
+    def starts(n: int, generator: torch.Generator, condition: Tensor | None) -> Tensor:
         places.append(n)
         return torch.full((n, 2), -50.0)
 
@@ -134,7 +137,7 @@ def test_restart_begins_anew_where_it_is_told_and_counts() -> None:
 
 def test_adaptation_goes_on_over_a_restart() -> None:
     sampler = ebmkit.create("sampler", "mala", step_size=0.5, target_acceptance=0.6)
-    conduct = Conduct(on_divergence="restart", starts=lambda n, g: torch.zeros(n, 2))
+    conduct = Conduct(on_divergence="restart", starts=lambda n, *_: torch.zeros(n, 2))
     x = points(20)
     x[3] = math.nan
     with conducted(conduct):
@@ -172,7 +175,7 @@ def test_what_chains_share_outlives_one_that_is_bad(sampler: dict[str, Any]) -> 
 
 def test_starts_that_are_bad_themselves_end_the_run() -> None:
     with pytest.raises(ebmkit.DivergenceError, match="10 starts anew were not finite either"):
-        walk("restart", 60, starts=lambda n, g: torch.full((n, 2), 5.0))
+        walk("restart", 60, starts=lambda n, *_: torch.full((n, 2), 5.0))
 
 
 @pytest.mark.parametrize("policy", ["stop", "freeze", "restart"])
@@ -318,3 +321,94 @@ def test_a_buffer_to_restart_from_is_asked_for_before_training() -> None:
         ebmkit.compose(SPEC, loss={"use": "cd"}, chains={"restart_from": "buffer"})
     with pytest.raises(ebmkit.SpecError, match=r"chains\.on_divergence"):
         ebmkit.compose(SPEC, chains={"on_divergence": "ignore"})
+
+
+def test_metrics_are_of_the_steps_that_have_some() -> None:
+    sampler = ebmkit.create("sampler", "langevin", step_size=0.3)
+    conduct = Conduct(on_divergence="freeze")
+    with conducted(conduct):
+        chain = run_chain(sampler, cliff, torch.zeros(100, 2), steps=60, generator=seeded())
+    assert conduct.counts()["chains_frozen"] > 10
+    assert 0 < float(chain.metrics["force"]) < 10
+
+
+def test_a_shared_number_that_one_chain_spoils_stays_as_it_was() -> None:
+    before = jump(torch.ones(3, 2), torch.ones(3, 2), torch.ones(3))
+    after = before._replace(energy=torch.tensor([1.0, math.nan, 1.0]), taken=torch.tensor(math.nan))
+    held, _ = held_back(before, after, Held(torch.zeros(3, dtype=torch.bool), before))
+    assert held.taken == 1
+
+
+def test_a_force_without_an_energy_does_not_leave_points_of_none() -> None:
+    def energy(x: Tensor) -> Tensor:
+        # Its force is finite where it is itself NaN.
+        return x.square().sum(1) / 2 + torch.where(x[:, 0] > 1, torch.nan, 0.0).detach()
+
+    conduct = Conduct(on_divergence="freeze")
+    sampler = ebmkit.create("sampler", "langevin", step_size=0.5)
+    with conducted(conduct):
+        chain = run_chain(sampler, energy, torch.zeros(200, 2), steps=10, generator=seeded())
+    assert energy(chain.x).isfinite().all()
+    assert chain.bad.any()
+
+
+@pytest.mark.parametrize("policy", ["freeze", "restart"])
+def test_events_of_a_single_number(policy: str) -> None:
+    x = torch.tensor([0.0, math.nan, 1.0])
+    sampler = ebmkit.create("sampler", "langevin", step_size=0.1)
+    found = ebmkit.sample(
+        sampler,
+        lambda x: x.square() / 2,
+        x,
+        steps=5,
+        generator=seeded(),
+        on_divergence=policy,
+        restart_from=torch.tensor([2.0, 3.0]),
+    )
+    assert found.isfinite().tolist() == [True, policy == "restart", True]
+
+
+def test_a_restarted_chain_begins_at_a_row_of_its_own_label() -> None:
+    labels = torch.arange(400) % 2
+    data = Batch(
+        (4.0 * labels - 2)[:, None] + 0.1 * torch.randn(400, 1, generator=seeded()), labels
+    )
+    condition = torch.tensor([0, 1, 1, 0, 7])
+    x = rows_like(data, 5, condition, generator=seeded())
+    assert (x[:4, 0] > 0).tolist() == [False, True, True, False]
+    assert x.isfinite().all()
+    plain = rows_like(Batch(data.x), 5, None, generator=seeded())
+    assert plain.shape == (5, 1)
+
+
+def test_wrong_words_and_shapes_are_told_at_once() -> None:
+    sampler, model = ebmkit.create("sampler", "langevin"), ebmkit.create("model", "harmonic")
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"on_divergence": "restrat"}, "did you mean 'restart'"),
+        ({"compile": "on"}, "compile: expected one of auto, off, step, chunk"),
+        ({"restart_from": torch.zeros(4, 5)}, r"restart_from: expected rows of shape \(2,\)"),
+        ({"restart_from": torch.zeros(0, 2)}, "restart_from"),
+    ]
+    for keywords, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            ebmkit.sample(sampler, model, points(), steps=2, **keywords)
+    loss = ebmkit.create("loss", "cd", sampler="langevin")
+    net = ebmkit.create("model", "mlp", event_shape=(2,))
+    with pytest.raises(ebmkit.SpecError, match=r"chains\.compile"):
+        ebmkit.objective(loss, net, chains={"compile": "offf"})
+    with pytest.raises(ebmkit.SpecError, match=r"chains\.compil: no such key; did you mean"):
+        ebmkit.objective(loss, net, chains={"compil": "off"})
+
+
+def test_starts_that_are_not_finite_are_told_without_a_step_too() -> None:
+    sampler, model = ebmkit.create("sampler", "langevin"), ebmkit.create("model", "harmonic")
+    with pytest.raises(ebmkit.DivergenceError, match="1 of 2 chains"):
+        ebmkit.sample(sampler, model, torch.tensor([[math.nan], [0.0]]), steps=0)
+
+
+def test_a_pipeline_is_pickled_after_its_steps() -> None:
+    pipeline = ebmkit.compose(SPEC, dataset=points(100))
+    pipeline.train_step()
+    pipeline.sample(4)
+    again = pickle.loads(pickle.dumps(pipeline))
+    assert torch.equal(again.sample(3), pipeline.sample(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import attrs
@@ -345,3 +346,125 @@ def test_a_schedule_that_only_the_judging_chains_would_cut_is_found_before_train
     assert pipeline.sample(4).shape == (4, 2)
     with pytest.raises(ebmkit.UserError, match="stated for 8 chain steps but the chain runs 3"):
         pipeline.sample(4, steps=3)
+
+
+def test_a_field_that_is_asked_for_twice_is_kept_once() -> None:
+    sampler = ebmkit.create("sampler", "mala", step_size=0.2)
+    x = torch.ones(4, 2)
+
+    def chain(**keywords: Any) -> Any:
+        return run_chain(
+            sampler,
+            lambda x: x.square().sum(1),
+            x,
+            steps=6,
+            generator=torch.Generator().manual_seed(0),
+            **keywords,
+        )
+
+    found = chain(trajectory=True, trace=("x", "energy", "energy"), thin=2)
+    plain = chain(trajectory=True, thin=2)
+    assert torch.equal(found.trajectory, plain.trajectory)
+    assert torch.equal(found.traces["x"], plain.trajectory)
+    assert found.traces["energy"].shape == (3, 4)
+    assert chain(trace=("energy",), thin=7).traces["energy"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("trace", "message"),
+    [("energy", "expected names"), (("enrgy",), "no field 'enrgy'; did you mean 'energy'")],
+)
+def test_wrong_fields_are_told(trace: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_chain(
+            ebmkit.create("sampler", "mala"),
+            lambda x: x.square().sum(1),
+            torch.ones(4, 2),
+            steps=2,
+            trace=trace,
+            generator=torch.Generator(),
+        )
+
+
+def test_an_interrupted_chain_goes_on_exactly() -> None:
+    sampler = ebmkit.create("sampler", "langevin", step_size=0.1)
+    model = ebmkit.create("model", "harmonic")
+    x = torch.ones(3, 2)
+    calls = []
+
+    def energy(x: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 26:
+            raise KeyboardInterrupt
+        found: Tensor = model(x)
+        return found
+
+    whole = run_chain(sampler, model, x, steps=40, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    with pytest.raises(ebmkit.ChainInterrupt) as caught:
+        run_chain(sampler, energy, x, steps=40, generator=generator)
+    chain = caught.value.chain
+    assert chain.steps == 20
+    assert chain.metrics["force"] < 10
+    rest = run_chain(sampler, model, x, steps=20, generator=generator, state=chain.state)
+    assert torch.equal(rest.x, whole.x)
+
+
+def test_an_interrupt_in_the_warm_up_has_no_metrics() -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(ebmkit.ChainInterrupt) as caught:
+        run(Recorder(), 50, warm_up=30, progress=interrupt)
+    assert caught.value.chain.metrics == {}
+    assert caught.value.chain.steps == 0
+
+
+def test_threads_that_share_a_model_leave_it_whole() -> None:
+    model = ebmkit.create("model", "mlp", event_shape=(2,), hidden=[8])
+    sampler = ebmkit.create("sampler", "langevin", step_size=0.01)
+    x = torch.zeros(8, 2)
+    expected = ebmkit.sample(sampler, model, x, steps=5, generator=torch.Generator().manual_seed(0))
+    found: list[Tensor] = []
+
+    def work() -> None:
+        for _ in range(30):
+            generator = torch.Generator().manual_seed(0)
+            found.append(ebmkit.sample(sampler, model, x, steps=5, generator=generator))
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 90
+    assert all(torch.equal(one, expected) for one in found)
+    assert all(type(p) is nn.Parameter and p.requires_grad for p in model.parameters())
+
+
+def test_a_training_step_that_is_interrupted_has_not_been() -> None:
+    spec = {
+        "model": {"use": "mlp", "hidden": [8]},
+        "sampler": {"use": "langevin", "step_size": 0.01},
+        "loss": {"use": "pcd", "k_steps": 4, "buffer_size": 64},
+        "dataset": torch.randn(64, 2, generator=torch.Generator().manual_seed(3)),
+        "training": {"steps": 9, "batch_size": 16, "seed": 1, "device": "cpu"},
+    }
+    plain, broken = ebmkit.compose(spec), ebmkit.compose(spec)
+    for _ in range(5):
+        plain.train_step()
+        broken.train_step()
+    forward = broken.trainer.model.forward
+
+    def interrupt(*_: Any) -> Tensor:
+        raise KeyboardInterrupt
+
+    broken.trainer.model.forward = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        broken.train_step()
+    broken.trainer.model.forward = forward
+    for _ in range(4):
+        plain.train_step()
+        broken.train_step()
+    for one, other in zip(plain.model.parameters(), broken.model.parameters(), strict=True):
+        assert torch.equal(one, other)

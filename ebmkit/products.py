@@ -1,0 +1,110 @@
+"""Matrix products of a graph, each computed by what is fastest for its size."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+LEAST_WORK = 2**21
+"""Multiplications of a product that oneDNN is called for; below, calling it takes longer."""
+NARROW = 8
+"""Columns of a factor that is turned round."""
+FEWEST_ROWS = 32
+"""Rows for which turning the other factor round pays."""
+
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.mm.default, _aten.addmm.default}
+_OP = "product"
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+@functools.cache
+def _library() -> Any:
+    """Makes x Wᵀ + b by oneDNN an operation of its own, for torch's compiler takes its own to be of
+    constant weights. None where there is no such thing, or nothing to gain."""
+    backends: Any = torch.backends
+    usable = backends.mkldnn.is_available() and backends.mkl.is_available()
+    if not usable or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return None
+    library: Any = torch.library
+    found = library.Library("ebmkit", "FRAGMENT")
+    found.define(f"{_OP}(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+    found.impl(_OP, _linear, "CPU")
+    found.impl(_OP, lambda x, weight, _: x.new_empty((len(x), len(weight))), "Meta")
+    return found
+
+
+def with_fast_products(graph: GraphModule) -> GraphModule:
+    """The graph with its large products of float32 on CPUs computed by oneDNN, and with the factor of
+    few columns turned round where a product has one.
+
+    torch leaves them to MKL, which takes twice as long for the former on CPUs not of its maker, and
+    four times for the latter where a row of the factor is not a row of memory.
+    """
+    if not torch.backends.mkldnn.enabled or _library() is None:
+        return graph
+    turned: dict[Any, Node] = {}
+    for node in list(graph.graph.nodes):
+        if node.target not in _PRODUCTS or node.kwargs:
+            continue
+        factors: tuple[Any, ...] = node.args
+        *biases, left, right = factors
+        large, narrow = _kind(biases, left, right)
+        if not large and not narrow:
+            continue
+        if right not in turned:
+            turned[right] = _turned(graph, right)
+        with graph.graph.inserting_before(node):
+            if large:
+                operation: Any = torch.ops.ebmkit.product.default
+                arguments = (left, turned[right], biases[0] if biases else None)
+            else:
+                back = graph.graph.call_function(_aten.t.default, (turned[right],))
+                operation, arguments = node.target, (*biases, left, back)
+            new = graph.graph.call_function(operation, arguments)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)
+    if turned:
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+    return graph
+
+
+def _kind(biases: list[Any], left: Any, right: Any) -> tuple[bool, bool]:
+    """Whether a product is large, and whether it has a narrow factor that lies the wrong way."""
+    factors = [*biases, left, right]
+    values: list[Any] = [f.meta.get("val") if isinstance(f, Node) else None for f in factors]
+    for value in values:
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            return False, False
+        if value.device.type != "cpu" or value.layout != torch.strided:
+            return False, False
+    *added, a, b = values
+    (rows, inner), columns = a.shape, b.shape[1]
+    if rows < FEWEST_ROWS or not a.is_contiguous() or any(y.shape != (columns,) for y in added):
+        return False, False
+    return rows * inner * columns >= LEAST_WORK, 1 < columns <= NARROW and b.is_contiguous()
+
+
+def _turned(graph: GraphModule, right: Node) -> Node:
+    """The transpose of a node, in rows."""
+    if right.target is _aten.t.default:
+        (weight,) = right.args
+        assert isinstance(weight, Node)
+        if weight.meta["val"].is_contiguous():
+            return weight
+    with graph.graph.inserting_after(right):
+        back = graph.graph.call_function(_aten.t.default, (right,))
+    with graph.graph.inserting_after(back):
+        return graph.graph.call_function(
+            _aten.clone.default, (back,), {"memory_format": torch.contiguous_format}
+        )

@@ -96,6 +96,7 @@ SPEC = {
         "optimizer": {"use": "adam", "lr": LR},
         "compile": "off",  # the same operations one by one, as in the hand-written loop
     },
+    "chains": {"compile": "off"},
 }
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ebmkit.chains import Moments as Moments
     from ebmkit.chains import run_chain as run_chain
     from ebmkit.chains import sample as sample
+    from ebmkit.chains import traceable as traceable
     from ebmkit.clocks import clock_of as clock_of
     from ebmkit.clocks import length_of as length_of
     from ebmkit.clocks import spread as spread
@@ -84,7 +85,7 @@ _HOME = {
         "score",
         "with_rule",
     ),
-    "ebmkit.chains": ("Chain", "ChainInterrupt", "Moments", "run_chain", "sample"),
+    "ebmkit.chains": ("Chain", "ChainInterrupt", "Moments", "run_chain", "sample", "traceable"),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
     "ebmkit.lowering": ("CompileWarning", "tracing"),
     "ebmkit.composer": ("compose", "create"),

@@ -125,11 +125,12 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.traffic += sum(t.numel() * t.element_size() for t in written)
         return result
 
-    def not_worth(self, steps: int, length: int) -> str:
-        """Why compiling so many of the steps into one graph would not pay; empty where it would."""
+    def not_worth(self, steps: int, calls: int) -> str:
+        """Why compiling so many operations, which such steps are made of, would not pay; empty where it
+        would."""
         a_step = self.computed * _SECONDS_A_STEP_CALL + self.traffic / _STEP_BYTES_A_SECOND
         saved = steps * a_step
-        cost = _STEP_COMPILE_SECONDS + _STEP_COMPILE_SECONDS_A_CALL * self.calls * length
+        cost = _STEP_COMPILE_SECONDS + _STEP_COMPILE_SECONDS_A_CALL * calls
         if saved > cost:
             return ""
         return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ LEAST_WORK = 2**21
 NARROW = 8
 """Columns of a factor that is turned round."""
 FEWEST_ROWS = 32
-"""Rows for which turning the other factor round pays."""
+"""Rows for which turning the other factor round pays, or writing a product out."""
+THIN = 4
+"""Numbers that are summed up in a product which is written out."""
 
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.mm.default, _aten.addmm.default}
@@ -43,56 +45,83 @@ def _library() -> Any:
 
 
 def with_fast_products(graph: GraphModule) -> GraphModule:
-    """The graph with its large products of float32 on CPUs computed by oneDNN, and with the factor of
-    few columns turned round where a product has one.
+    """The graph with its large products of float32 on CPUs computed by oneDNN, those that sum up few
+    numbers written out, and the factor of few columns turned round where a product has one.
 
-    torch leaves them to MKL, which takes twice as long for the former on CPUs not of its maker, and
-    four times for the latter where a row of the factor is not a row of memory.
+    torch leaves them to MKL, which takes twice as long for the first on CPUs not of its maker, and
+    four times for the last where a row of the factor is not a row of memory.
     """
     if not torch.backends.mkldnn.enabled or _library() is None:
         return graph
     turned: dict[Any, Node] = {}
+    changed = False
     for node in list(graph.graph.nodes):
         if node.target not in _PRODUCTS or node.kwargs:
             continue
         factors: tuple[Any, ...] = node.args
         *biases, left, right = factors
-        large, narrow = _kind(biases, left, right)
-        if not large and not narrow:
+        kind = _kind(biases, left, right)
+        if kind is None:
             continue
-        if right not in turned:
+        if kind != "thin" and right not in turned:
             turned[right] = _turned(graph, right)
         with graph.graph.inserting_before(node):
-            if large:
-                operation: Any = torch.ops.ebmkit.product.default
-                arguments = (left, turned[right], biases[0] if biases else None)
+            if kind == "thin":
+                new = _written_out(graph, biases, left, right)
+            elif kind == "large":
+                given = (left, turned[right], biases[0] if biases else None)
+                new = graph.graph.call_function(torch.ops.ebmkit.product.default, given)
             else:
                 back = graph.graph.call_function(_aten.t.default, (turned[right],))
-                operation, arguments = node.target, (*biases, left, back)
-            new = graph.graph.call_function(operation, arguments)
+                new = graph.graph.call_function(node.target, (*biases, left, back))
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)
         graph.graph.erase_node(node)
-    if turned:
+        changed = True
+    if changed:
         graph.graph.eliminate_dead_code()
         graph.recompile()
     return graph
 
 
-def _kind(biases: list[Any], left: Any, right: Any) -> tuple[bool, bool]:
-    """Whether a product is large, and whether it has a narrow factor that lies the wrong way."""
+def calls_python(graph: GraphModule) -> bool:
+    """Whether some of the graph's products are called by way of Python."""
+    if _library() is None:
+        return False
+    return bool(graph.graph.find_nodes(op="call_function", target=torch.ops.ebmkit.product.default))
+
+
+def _written_out(graph: GraphModule, biases: list[Any], left: Node, right: Node) -> Any:
+    """A product as a sum of outer products, which the compiler makes part of what comes after it."""
+    call = graph.graph.call_function
+    total: Any = biases[0] if biases else None
+    for i in range(left.meta["val"].shape[1]):
+        column = call(_aten.slice.Tensor, (left, 1, i, i + 1))
+        row = call(_aten.select.int, (right, 0, i))
+        outer = call(_aten.mul.Tensor, (column, row))
+        total = outer if total is None else call(_aten.add.Tensor, (total, outer))
+    return total
+
+
+def _kind(biases: list[Any], left: Any, right: Any) -> Literal["thin", "large", "narrow"] | None:
+    """Whether few numbers are summed up in a product, whether it is large, and whether it has a narrow
+    factor that lies the wrong way; None where it stays as it is."""
     factors = [*biases, left, right]
     values: list[Any] = [f.meta.get("val") if isinstance(f, Node) else None for f in factors]
     for value in values:
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
-            return False, False
+            return None
         if value.device.type != "cpu" or value.layout != torch.strided:
-            return False, False
+            return None
     *added, a, b = values
     (rows, inner), columns = a.shape, b.shape[1]
     if rows < FEWEST_ROWS or not a.is_contiguous() or any(y.shape != (columns,) for y in added):
-        return False, False
-    return rows * inner * columns >= LEAST_WORK, 1 < columns <= NARROW and b.is_contiguous()
+        return None
+    if 0 < inner <= THIN:
+        return "thin"
+    if rows * inner * columns >= LEAST_WORK:
+        return "large"
+    return "narrow" if 1 < columns <= NARROW and b.is_contiguous() else None
 
 
 def _turned(graph: GraphModule, right: Node) -> Node:

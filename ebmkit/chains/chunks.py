@@ -69,7 +69,19 @@ class Case(NamedTuple):
         )
 
 
-_graphs: WeakKeyDictionary[nn.Module, dict[Any, Graph]] = WeakKeyDictionary()
+_graphs: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def graphs_kept_with(module: nn.Module) -> dict[Any, Any]:
+    """The graphs of a model, by what they are good for; to be added to by ``keep``."""
+    return _graphs.setdefault(module, {})
+
+
+def keep(kept: dict[Any, Any], key: Any, graph: Any) -> None:
+    """Add a graph, in the place of the oldest where there are many."""
+    while len(kept) >= MOST_GRAPHS:
+        del kept[next(iter(kept))]
+    kept[key] = graph
 
 
 def graph_of(
@@ -85,7 +97,7 @@ def graph_of(
     calls a graph's ``run``, and ``before()`` is called where one has to be made. Graphs are kept as
     long as their model; an energy that is no module may have changed by the next time."""
     module = case.module
-    kept = _graphs.setdefault(module, {}) if module is not None and case.holds_alone else {}
+    kept = graphs_kept_with(module) if module is not None and case.holds_alone else {}
     key = case.key(state, held, noise, values)
     if key not in kept:
         before()
@@ -103,23 +115,25 @@ def graph_of(
         with quietly():
             compiled_steps = call(first, state, held, noises, all_values)
         eager = step_by_step(case.sampler, case.energy, state, held, noises, all_values, case.watch)
-        if apart := _apart(compiled_steps.state.x, eager.state.x):
+        agreeing(compiled_steps.state.x, eager.state.x)
+        keep(kept, key, Graph(made[0], case.length))
+    return kept[key]  # type: ignore[no-any-return]
+
+
+def agreeing(found: Any, expected: Any) -> None:
+    """Raises Unsuitable where two ways of computing the same lead chains to different numbers; a few
+    may be apart, by acceptances that hang on rounding."""
+    pairs = zip(pytree.tree_leaves(found), pytree.tree_leaves(expected), strict=True)
+    for x, y in pairs:
+        if not isinstance(x, Tensor) or not x.ndim or not len(x):
+            continue
+        away = ~torch.isclose(x, y, rtol=1e-2, atol=1e-3, equal_nan=True)
+        apart = int(away.reshape(len(x), -1).any(1).sum())
+        if apart > 1 + len(x) // 20:
             raise Unsuitable(
-                f"compiled and eager steps lead {apart} of {len(state.x)} chains to different points, "
-                "which is a fault of the compiler"
+                f"compiled and eager steps lead {apart} of {len(x)} chains to different numbers, which "
+                "is a fault of the compiler"
             )
-        while len(kept) >= MOST_GRAPHS:
-            del kept[next(iter(kept))]
-        kept[key] = Graph(made[0], case.length)
-    return kept[key]
-
-
-def _apart(x: Tensor, y: Tensor) -> int:
-    """How many chains two ways of computing the same have led apart; 0 where no more did than by
-    acceptances that hang on rounding."""
-    away = ~torch.isclose(x, y, rtol=1e-2, atol=1e-3, equal_nan=True)
-    apart = int(away.reshape(len(x), -1).any(1).sum()) if len(x) else 0
-    return apart if apart > 1 + len(x) // 20 else 0
 
 
 def _copied(value: Any) -> Any:

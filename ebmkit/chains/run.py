@@ -27,8 +27,10 @@ CHECK_EVERY = 100
 """Steps after which chains that are to stop the run are looked for: looking waits for the device."""
 TUNINGS = 6
 """How often a sampler is tuned along a warm-up, at lengths that double."""
-AHEAD_BYTES = 2**26
-"""Random numbers drawn ahead take up no more than this, or one step's."""
+AHEAD_STEPS, AHEAD_BYTES = 50, 2**20
+"""Random numbers are drawn ahead for at most so many steps, of at most so many bytes."""
+MOST_BYTES = 2**26
+"""Those of one graph's steps may be as large as this; those of one step, of any size."""
 _TRIES = 10
 
 
@@ -88,8 +90,12 @@ class Run:
     restarted: Tensor | None = None
     totals: dict[str, Tensor] = attrs.field(factory=dict)
     counted: dict[str, Any] = attrs.field(factory=dict)
-    unused: Tensor | None = None
-    """The generator's state before numbers were drawn that no step has used yet."""
+    drawn: Tensor | None = None
+    """The generator's state before numbers were drawn ahead; None where steps have used them all."""
+    ahead: int = 0
+    """For how many steps they are drawn; 0 before that is known."""
+    used: int = 0
+    """Steps whose numbers, of those drawn ahead, have been used."""
 
     def through(
         self, x: Tensor, previous: State | None, state: State | None, warm_up: int, steps: int
@@ -114,9 +120,11 @@ class Run:
                 self.kept.add(stretch, n)
             self._look_back()
         except KeyboardInterrupt as interrupt:
-            # What was drawn ahead was not used: who goes on from the state draws it again.
-            if self.unused is not None:
-                self.generator.set_state(self.unused)
+            # What was drawn ahead and not used is drawn again by who goes on from the state.
+            if self.drawn is not None:
+                self.generator.set_state(self.drawn)
+                for _ in range(self.used):
+                    self.sampler.draw(self.state, generator=self.generator)
             raise ChainInterrupt(self._chain()) from interrupt
         if not self.done and self.held is None:
             self._check()
@@ -142,28 +150,38 @@ class Run:
         """A few steps each: what they left, and how many they were."""
         end, unchecked = self.done + steps, 0
         while self.done < end:
-            self.unused = self.generator.get_state()
-            noises = [self.sampler.draw(self.state, generator=self.generator)]
-            self.stepper.prepare(self.state, self.held, noises[0], self.values(self.done))
-            n = min(self.stepper.length, end - self.done, _ahead(noises[0]))
-            noises += [
-                self.sampler.draw(self.state, generator=self.generator) for _ in range(n - 1)
-            ]
-            values = [self.values(self.done + i) for i in range(n)]
-            stretch = self.stepper.take(self.state, self.held, noises, values)
-            self.state, self.held = stretch.state, stretch.held
-            self._add(stretch, n)
-            self.done += n
-            self.unused = None
-            unchecked += n
-            if self.conduct.on_divergence == "restart":
-                self._revive()
-            elif self.held is None and (unchecked >= CHECK_EVERY or self.done == end):
-                self._check()
-                unchecked = 0
-            yield stretch, n
-            if self.progress is not None:
-                self.progress(self.done, self.total)
+            noises = self._draw_ahead(end - self.done)
+            while noises:
+                n = min(self.stepper.length, len(noises))
+                values = [self.values(self.done + i) for i in range(n)]
+                stretch = self.stepper.take(self.state, self.held, noises[:n], values)
+                del noises[:n]
+                done, used, drawn = self.done + n, self.used + n, self.drawn if noises else None
+                # At once, so that no interrupt comes in between.
+                self.state, self.held, self.done = stretch.state, stretch.held, done
+                self.used, self.drawn = used, drawn
+                self._add(stretch, n)
+                unchecked += n
+                if self.conduct.on_divergence == "restart":
+                    self._revive()
+                elif self.held is None and (unchecked >= CHECK_EVERY or self.done == end):
+                    self._check()
+                    unchecked = 0
+                yield stretch, n
+                if self.progress is not None:
+                    self.progress(self.done, self.total)
+
+    def _draw_ahead(self, most: int) -> list[Any]:
+        """The random numbers of steps to come, of ``most`` at most."""
+        self.drawn, self.used = self.generator.get_state(), 0
+        noise = self.sampler.draw(self.state, generator=self.generator)
+        self.stepper.prepare(self.state, self.held, noise, self.values(self.done))
+        if not self.ahead:
+            self.ahead = _ahead(noise, self.stepper.length)
+        # Chains that begin anew draw where they start from, after the steps that made them.
+        n = self.stepper.length if self.conduct.on_divergence == "restart" else self.ahead
+        more = range(min(n, self.ahead, most) - 1)
+        return [noise, *(self.sampler.draw(self.state, generator=self.generator) for _ in more)]
 
     def _add(self, stretch: Stretch, n: int) -> None:
         for name, value in stretch.totals.items():
@@ -260,8 +278,9 @@ def _windows(steps: int) -> list[int]:
     return [b - a for a, b in pairwise(ends)]
 
 
-def _ahead(noise: Any) -> int:
-    """For how many steps random numbers like these are drawn ahead."""
+def _ahead(noise: Any, length: int) -> int:
+    """For how many steps random numbers like these are drawn ahead, taken ``length`` at a time."""
     tensors = [t for t in pytree.tree_leaves(noise) if isinstance(t, Tensor)]
-    size = sum(t.numel() * t.element_size() for t in tensors)
-    return max(AHEAD_BYTES // size, 1) if size else AHEAD_BYTES
+    size = max(sum(t.numel() * t.element_size() for t in tensors), 1)
+    few = min(AHEAD_STEPS, AHEAD_BYTES // size) // length * length
+    return max(few, min(length, MOST_BYTES // size), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from ebmkit.chains.chunks import MOST_GRAPHS, Case, Graph, graph_of
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held
+from ebmkit.chains.parts import CompiledParts, called_by
 from ebmkit.chains.steps import Stretch, step_by_step
 from ebmkit.errors import UserError
 from ebmkit.graphs import Work, tensors_of
@@ -40,6 +42,8 @@ class Plan(NamedTuple):
     """Steps of a graph."""
     lower: bool
     """Whether the graph is compiled, and not only recorded."""
+    parts: bool = False
+    """Whether parts of a step are compiled, and the step itself is not."""
 
 
 class Stepper:
@@ -63,7 +67,9 @@ class Stepper:
         self.moving = tuple(moving)
         """Scheduled parameters that change from step to step or from run to run."""
         self.module = module_of(energy)
+        self.bound = unbound(energy)[1]
         self._graph: Graph | None = None
+        self._parts: CompiledParts | None = None
         self._tensors: dict[str, Tensor] | None = None
         """The module's, which stay the same while chains run."""
         self._decided = conduct.compile == "off"
@@ -87,8 +93,14 @@ class Stepper:
         try:
             if brief not in plans:
                 plans[brief] = self._plan(state, held, noise, values)
-            if (plan := plans[brief]) is not None:
-                case = Case(self.sampler, self.energy, self.module, self.moving, self.watch, *plan)
+            plan = plans[brief]
+            if plan is not None and plan.parts:
+                self._parts = CompiledParts(self.energy)
+            elif plan is not None:
+                case = Case(
+                    *(self.sampler, self.energy, self.module, self.moving, self.watch),
+                    *(plan.length, plan.lower),
+                )
                 self._graph = graph_of(case, state, held, noise, values, self._run, self._count)
             return
         except UserError:
@@ -108,14 +120,24 @@ class Stepper:
     ) -> Stretch:
         """A step for each noise."""
         graph = self._graph
-        if graph is not None and len(noises) == graph.length:
-            try:
+        try:
+            if graph is not None and len(noises) == graph.length:
                 return self._run(graph.run, state, held, noises, values)
-            except Exception as error:
-                self._graph = None
-                self._refuse(
-                    complaint(error, self.energy, f"sampler {type(self.sampler).__name__}")
-                )
+            if self._parts is not None:
+                with called_by(self._parts):
+                    return self._eagerly(state, held, noises, values)
+        except Exception as error:
+            self._graph = self._parts = None
+            self._refuse(complaint(error, self.energy, f"sampler {type(self.sampler).__name__}"))
+        return self._eagerly(state, held, noises, values)
+
+    def _eagerly(
+        self,
+        state: State,
+        held: Held | None,
+        noises: Sequence[Any],
+        values: Sequence[Mapping[str, Any]],
+    ) -> Stretch:
         return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
 
     def _run(
@@ -134,9 +156,8 @@ class Stepper:
             [torch.tensor(keywords[n], dtype=torch.float64, device=device) for n in self.moving]
             for keywords in values
         ]
-        bound = unbound(self.energy)[1]
         with torch.no_grad(), without_autocast(device.type):
-            return Stretch(*run(tensors, bound, state, held, list(noises), moving))
+            return Stretch(*run(tensors, self.bound, state, held, list(noises), moving))
 
     def _plan(
         self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
@@ -144,31 +165,34 @@ class Stepper:
         """How steps like this one are compiled, which one of them tells; None where they are not."""
         conduct, steps = self.conduct, self.total * self.conduct.runs
         automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
-        if getattr(self.sampler, "traceable", True) is False:
-            name = type(self.sampler).__name__
-            conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
-            return None
+        whole = getattr(self.sampler, "traceable", True) is not False
         if automatic and steps < FEWEST_STEPS and _work(self.module, state.x) * steps < LEAST_WORK:
             conduct.decision = f"eager: {steps} steps do not pay for compiling"
             return None
         if automatic and self.module is None:
             conduct.decision = "eager: the energy is no nn.Module"
             return None
-        with Work() as work:
-            step_by_step(self.sampler, self.energy, state, held, [noise], [values], self.watch)
-        length = 1
-        if conduct.compile != "step":
-            length = _chunk(
-                min(max(MOST_CALLS // max(work.calls, 1), 1), LONGEST_CHUNK), self.total
-            )
-        lower = True
-        if automatic and (why := work.not_worth(steps, length)):
-            conduct.decision, lower = f"eager: {why}", False
-            if not on_cuda:
+        parts: dict[Any, int] = {}
+        with Work() as work, called_by(partial(_told, parts, work)):
+            self._eagerly(state, held, [noise], [values])
+        if not whole and not parts:
+            name = type(self.sampler).__name__
+            conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
+            return None
+        length, calls, words = 1, sum(parts.values()), f"compiled, in {len(parts)} parts"
+        if whole:
+            if conduct.compile != "step":
+                most = MOST_CALLS // max(work.calls, 1)
+                length = _chunk(min(max(most, 1), LONGEST_CHUNK), self.total)
+            calls, words = work.calls * length, f"compiled, {length} steps a graph"
+        if automatic and (why := work.not_worth(steps, calls)):
+            conduct.decision = f"eager: {why}"
+            if not on_cuda or not whole:
                 return None
-        words = f"compiled, {length} steps a graph" if lower else conduct.decision
-        conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda else "")
-        return Plan(length, lower)
+            conduct.decision += "; recorded as a CUDA graph"
+            return Plan(length, lower=False)
+        conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda and whole else "")
+        return Plan(length, lower=True, parts=not whole)
 
     def _count(self) -> None:
         self.conduct.built += 1
@@ -179,6 +203,16 @@ class Stepper:
 
     def _refuse(self, why: str) -> None:
         self.conduct.refuse(energy_name(self.energy), why)
+
+
+def _told(
+    found: dict[Any, int], work: Work, function: Any, energy: Energy, arguments: Any, fixed: Any
+) -> Any:
+    """A part's result, and in ``found`` how many operations it takes."""
+    before = work.calls
+    result = function(energy, *arguments, **fixed)
+    found[function, tuple(fixed.items())] = work.calls - before
+    return result
 
 
 def _work(module: nn.Module | None, x: Tensor) -> float:

@@ -41,13 +41,27 @@ class Tree(NamedTuple):
     """Whether no point diverged and no dyadic part turned round, (batch,)."""
 
 
-class Record(NamedTuple):
-    """What became of one leaf."""
+class Tally(NamedTuple):
+    """What became of the leaves so far, each (batch,)."""
 
-    log_weight: Tensor
-    """H₀ − H, −inf where that is not finite; (batch,)"""
-    grew: Tensor
-    """Whether the chain's trajectory was still growing, (batch,)."""
+    growing: Tensor
+    """Whether the trajectory still grows."""
+    leaves: Tensor
+    """How many leaves came while it did."""
+    acceptance: Tensor
+    """Sum of their min(1, exp(H₀ − H))."""
+    diverged: Tensor
+    """Whether one of them diverged."""
+
+    def and_with(self, tree: Tree) -> Tally:
+        """With a further leaf, which ends growth where it diverged."""
+        acceptance = tree.log_weight.clamp(max=0).exp() * self.growing
+        return Tally(
+            self.growing & tree.sound,
+            self.leaves + self.growing,
+            self.acceptance + acceptance,
+            self.diverged | (self.growing & ~tree.sound),
+        )
 
 
 def leaf(energy: Energy, start: Phase, origin: Tensor, step_size: Tensor, limit: float) -> Tree:
@@ -127,20 +141,19 @@ def grown(
     origin: Tensor,
     step_size: Tensor,
     limit: float,
-    growing: Tensor,
+    tally: Tally,
     uniforms: Sequence[Tensor],
-) -> tuple[Tree, Tensor, list[Record]]:
-    """The tree of the 2^k leaps that follow ``start``, k being the number of ``uniforms`` (batch,),
-    whether chains are still ``growing`` (batch,) after it, and what became of each leaf.
+) -> tuple[Tree, Tally]:
+    """The tree of the 2^k leaps that follow ``start``, k being the number of ``uniforms`` (batch,), and
+    the tally after it, in which growth ends where a dyadic part of the tree has turned round.
 
     Which point is chosen hangs on one join at each level, those that have it below them, so one
-    uniform number serves all joins of a level. Growth ends early where no chain grows any more.
+    uniform number serves all joins of a level.
     """
     stack: list[Tree] = []
-    records = []
     for index in range(1 << len(uniforms)):
         tree = leaf(energy, start, origin, step_size, limit)
-        records.append(Record(tree.log_weight, growing))
+        tally = tally.and_with(tree)
         start = tree.last
         # As in counting by twos: each one at the end of the index is a join that this leaf completes.
         level = 0
@@ -148,7 +161,5 @@ def grown(
             tree = joined(stack.pop(), tree, uniforms[level])
             level += 1
         stack.append(tree)
-        growing = growing & tree.sound
-        if not bool(growing.any()):
-            break
-    return stack[-1], growing, records
+        tally = tally._replace(growing=tally.growing & tree.sound)
+    return stack[-1], tally

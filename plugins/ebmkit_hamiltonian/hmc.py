@@ -34,8 +34,8 @@ class HMCNoise(NamedTuple):
     """(batch, *event), standard normal"""
     uniform: Tensor
     """(batch,)"""
-    stretch: Tensor
-    """Factor on the step size, without dimensions."""
+    stretch: Tensor | None
+    """Factor on the step size, without dimensions; None without jitter."""
 
 
 @attrs.frozen
@@ -80,13 +80,13 @@ class HMC:
 
     def draw(self, state: HMCState, *, generator: torch.Generator) -> HMCNoise:
         x = state.x
-        stretch = torch.ones((), device=x.device, dtype=x.dtype)
+        stretch = None
         if self.jitter:
             unit = torch.rand((), generator=generator, device=x.device, dtype=x.dtype)
             stretch = 1 + self.jitter * (2 * unit - 1)
         return HMCNoise(
             torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype),
-            torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype),
+            torch.rand(x.shape[:1], generator=generator, device=x.device, dtype=x.dtype),
             stretch,
         )
 
@@ -95,7 +95,9 @@ class HMC:
     ) -> tuple[HMCState, Metrics]:
         before = hamiltonian(state.energy, noise.momentum)
         start = Phase(state.x, noise.momentum, state.gradient)
-        epsilon = step_size * noise.stretch
+        epsilon = torch.as_tensor(step_size, device=state.x.device, dtype=state.x.dtype)
+        if noise.stretch is not None:
+            epsilon = epsilon * noise.stretch
         end, energies, path = leapfrog(energy, start, epsilon, self.n_leapfrog)
         # A comparison with NaN is false, and 0 times what is not finite is NaN: it is refused.
         log_ratio = before - hamiltonian(energies, end.momentum) + 0 * path

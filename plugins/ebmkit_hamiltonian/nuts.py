@@ -11,8 +11,9 @@ from attrs.validators import and_, ge, gt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
-from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, mean_force
-from ebmkit_hamiltonian._tree import Choice, Record, grown, straight, taken_from, turned
+from ebmkit_hamiltonian._growth import LEVELS, Draws, Growth, doubled, doubled_far
+from ebmkit_hamiltonian._leapfrog import hamiltonian
+from ebmkit_hamiltonian._tree import Choice
 
 
 class NUTSState(NamedTuple):
@@ -60,7 +61,7 @@ class NUTS:
     2^max_depth − 1 gradients; chains that have turned round wait for the others.
 
     Metrics: ``acceptance_rate``, min(1, exp(H₀ − H)) as its mean over a tree's leaves; ``tree_depth``,
-    doublings begun; both as means over chains; ``divergences``, how many chains diverged; ``force``.
+    doublings begun; both as means over chains; ``divergences``, how many chains diverged.
 
     Source: The No-U-Turn sampler (Hoffman and Gelman, 2014); A conceptual introduction to Hamiltonian
     Monte Carlo (Betancourt, 2017).
@@ -102,37 +103,27 @@ class NUTS:
         x, momentum, limit = state.x, noise.momentum, self.divergence_threshold
         epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
         before = hamiltonian(state.energy, momentum)
-        # The ends of the trajectories, each with the momentum that leads on from there.
-        front = Phase(x, momentum, state.gradient)
-        back = Phase(x, -momentum, state.gradient)
-        after = Choice(x, state.energy, state.gradient)
-        log_weight = torch.zeros_like(before)
-        growing = torch.ones_like(before, dtype=torch.bool)
-        records: list[Record] = []
-        begun = []
-        for depth in range(self.max_depth):
-            begun.append(growing)
-            if depth:
-                # The first one need not be turned: a momentum is as likely as its opposite.
-                front, back = turned(front, back, noise.reverse[:, depth - 1])
-            uniforms = noise.choose[:, :depth].unbind(1)
-            tree, growing, found = grown(energy, front, before, epsilon, limit, growing, uniforms)
-            records += found
-            odds = (tree.log_weight - log_weight).exp()
-            taken = growing & (noise.accept[:, depth] < odds)
-            after = taken_from(tree.choice, taken, after)
-            log_weight = torch.logaddexp(log_weight, tree.log_weight)
-            tail = back._replace(momentum=-back.momentum) if depth else front
-            growing = growing & straight(tail, front, tree.first, tree.last)
-            front = tree.last
-            if not bool(growing.any()):
+        draws = Draws(noise.reverse, noise.accept, noise.choose)
+        growth = Growth.begun(Choice(x, state.energy, state.gradient), momentum)
+        depth = 0
+        while depth < self.max_depth:
+            if depth > LEVELS:
+                growth = doubled_far(
+                    energy, growth, before, epsilon, draws, limit=limit, depth=depth
+                )
+                depth += 1
+            else:
+                # The first few together make as many leaps as the one after them.
+                end = min(depth + 1 if depth else LEVELS, self.max_depth)
+                growth = doubled(
+                    energy, growth, before, epsilon, draws, limit=limit, first=depth, end=end
+                )
+                depth = end
+            if not bool(growth.tally.growing.any()):
                 break
-        errors, grew = (torch.stack(parts) for parts in zip(*records, strict=True))
-        acceptance = (errors.clamp(max=0).exp() * grew).sum(0) / grew.sum(0)
-        diverged = (grew & (errors < -limit)).any(0)
-        return NUTSState(*after, before), {
-            "acceptance_rate": acceptance.mean(),
-            "tree_depth": torch.stack(begun).sum(0).to(x.dtype).mean(),
-            "divergences": diverged.sum().to(x.dtype),
-            "force": mean_force(after.gradient),
+        tally = growth.tally
+        return NUTSState(*growth.choice, before), {
+            "acceptance_rate": (tally.acceptance / tally.leaves).mean(),
+            "tree_depth": growth.doublings.mean(),
+            "divergences": tally.diverged.sum().to(x.dtype),
         }

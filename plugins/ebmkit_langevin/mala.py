@@ -83,7 +83,7 @@ class MALA:
         x = state.x
         return MALANoise(
             torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype),
-            torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype),
+            torch.rand(x.shape[:1], generator=generator, device=x.device, dtype=x.dtype),
         )
 
     def step(

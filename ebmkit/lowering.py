@@ -17,7 +17,7 @@ from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
 from ebmkit.layers import layer_name
-from ebmkit.products import calls_python, with_fast_products
+from ebmkit.products import with_fast_products
 
 # What the compiled code would look at again in every call is in the key that a graph is found by.
 _OPTIONS = {"size_asserts": False}
@@ -93,10 +93,8 @@ class _Compiled:
         graph.graph.set_codegen(CodeGen())
         graph.recompile()
         compile: Any = torch._inductor.compile  # noqa: A001
-        # Of what is called from kernel to kernel in Python half the time would be the calling; but what
-        # goes through Python anyway is called best from there.
-        on_cpu = all(x.device.type == "cpu" for x in given)
-        wrapped = self._options | {"cpp_wrapper": on_cpu and not calls_python(graph)}
+        # From kernel to kernel in Python, half the time of small chains would be the calling.
+        wrapped = self._options | {"cpp_wrapper": all(x.device.type == "cpu" for x in given)}
         return compile(graph, given, options=wrapped)  # type: ignore[no-any-return]
 
 

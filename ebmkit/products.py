@@ -31,17 +31,29 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 @functools.cache
 def _library() -> Any:
     """Makes x Wᵀ + b by oneDNN an operation of its own, for torch's compiler takes its own to be of
-    constant weights. None where there is no such thing, or nothing to gain."""
+    constant weights; compiled code calls oneDNN's kernel without a way round. None where there is no
+    such thing, or nothing to gain."""
     backends: Any = torch.backends
     usable = backends.mkldnn.is_available() and backends.mkl.is_available()
     if not usable or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return None
+    from torch._inductor.lowering import register_lowering
+
     library: Any = torch.library
     found = library.Library("ebmkit", "FRAGMENT")
     found.define(f"{_OP}(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
     found.impl(_OP, _linear, "CPU")
     found.impl(_OP, lambda x, weight, _: x.new_empty((len(x), len(weight))), "Meta")
+    register_lowering(torch.ops.ebmkit.product.default, type_promotion_kind=None)(_kernel)
     return found
+
+
+def _kernel(x: Any, weight: Any, bias: Any) -> Any:
+    """The operation in the compiler's own terms."""
+    from torch._inductor.ir import TensorBox
+    from torch._inductor.mkldnn_ir import LinearUnary
+
+    return TensorBox.create(LinearUnary.create(x, weight, bias, "none", [], ""))
 
 
 def with_fast_products(graph: GraphModule) -> GraphModule:
@@ -82,13 +94,6 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
         graph.graph.eliminate_dead_code()
         graph.recompile()
     return graph
-
-
-def calls_python(graph: GraphModule) -> bool:
-    """Whether some of the graph's products are called by way of Python."""
-    if _library() is None:
-        return False
-    return bool(graph.graph.find_nodes(op="call_function", target=torch.ops.ebmkit.product.default))
 
 
 def _written_out(graph: GraphModule, biases: list[Any], left: Node, right: Node) -> Any:

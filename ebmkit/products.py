@@ -53,7 +53,8 @@ def _kernel(x: Any, weight: Any, bias: Any) -> Any:
     from torch._inductor.ir import TensorBox
     from torch._inductor.mkldnn_ir import LinearUnary
 
-    return TensorBox.create(LinearUnary.create(x, weight, bias, "none", [], ""))
+    linear: Any = LinearUnary
+    return TensorBox.create(linear.create(x, weight, bias, "none", [], ""))
 
 
 def with_fast_products(graph: GraphModule) -> GraphModule:

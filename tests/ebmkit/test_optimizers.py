@@ -90,6 +90,24 @@ def test_keys_without_a_name_are_those_of_adam(small: Any) -> None:
     assert built.param_groups[0]["lr"] == 0.5
 
 
+def test_on_cpus_steps_are_fused_unless_said_otherwise(small: Any) -> None:
+    for name in ("adam", "adamw", "sgd"):
+        assert optimizer(small, name).param_groups[0]["fused"] is True
+        for other in ({"foreach": True}, {"fused": False}, {"differentiable": True}):
+            built = optimizer(small, {"use": name, **other})
+            assert not built.param_groups[0]["fused"], (name, other)
+    assert "fused" not in optimizer(small, "rmsprop").param_groups[0]
+    # It is the same optimizer.
+    ends = []
+    for table in ({"use": "adam", "lr": 0.1}, {"use": "adam", "lr": 0.1, "fused": False}):
+        pipeline = ebmkit.compose(
+            {**small, "training": {**small["training"], "optimizer": table, "compile": "off"}}
+        )
+        pipeline.train_step()
+        ends.append(torch.cat([p.detach().flatten() for p in pipeline.model.parameters()]))
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-6)
+
+
 def test_a_schedule_is_followed_and_spread_over_the_run(small: Any) -> None:
     schedule = {"use": "linear", "start_value": 0.6, "end_value": 0.1}
     spec = {

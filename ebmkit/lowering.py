@@ -113,7 +113,7 @@ def _gather(tree: Any, found: list[Tensor]) -> None:
         for part in tree:
             if type(part) is Tensor:
                 found.append(part)
-            else:
+            elif part is not None:
                 _gather(part, found)
     elif type(tree) is dict:
         for part in tree.values():

@@ -79,7 +79,8 @@ class Sampler(Protocol):
     their number of categories with ``categories``. One of which a step from
     ``init`` leaves p(x) ∝ exp(−E(x)) exactly as it is says ``exact = True``: annealing takes no other,
     and whatever else the state holds must then need no start of its own. One whose steps depend
-    on values in such a way that they cannot be traced into a graph says ``traceable = False``.
+    on values in such a way that they cannot be traced into a graph says ``traceable = False``, and may
+    mark parts of its step that can be with ``ebmkit.traceable``.
     """
 
     def init(self, energy: Energy, x: Tensor) -> State:

@@ -91,3 +91,23 @@ def test_compiled_products_agree_to_rounding() -> None:
     with quietly():
         found = compiled(made_graph(steps, x, w, b))(x, w, b)
     torch.testing.assert_close(found, steps(x, w, b), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("inner", [1, 3, 4, 5])
+def test_products_that_sum_up_few_numbers_are_written_out(inner: int, dtype: torch.dtype) -> None:
+    x, w, b = numbers(64, inner), numbers(16, inner, seed=1), numbers(16, seed=2)
+    linear = torch.nn.functional.linear
+    for function, given in (
+        (linear, (x, w, b)),
+        (linear, (x, w)),
+        (lambda x, w: x @ w.t(), (x, w)),
+    ):
+        given = tuple(part.to(dtype) for part in given)
+        assert rewritten(function, *given) == 0
+        graph = with_fast_products(made_graph(function, *given))
+        products_left = sum("mm" in str(node.target) for node in graph.graph.nodes)
+        assert products_left == (not THERE or inner > 4 or dtype == torch.float64)
+        with quietly():
+            found = compiled(made_graph(function, *given))(*given)
+        torch.testing.assert_close(found, function(*given), rtol=1e-5, atol=1e-5)

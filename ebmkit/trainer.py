@@ -84,7 +84,7 @@ class Trainer:
         if not module.training:
             module.train()
         with self._autocast(batch.x.device):
-            output = self.objective(batch)
+            output = self.objective(batch, force=self.records(step))
         torch.autograd.backward(output.loss)
         metrics = {"loss": output.loss.detach(), **output.metrics}
         limit = self.training.gradient_clip
@@ -99,6 +99,11 @@ class Trainer:
         optimizer.step()
         self._average(step)
         return metrics
+
+    def records(self, step: int) -> bool:
+        """Whether the metrics of a step, counted from 0, are to be recorded."""
+        done = step + 1
+        return done % self.training.log_every == 0 or done == self.training.steps
 
     def keep(self) -> None:
         """Keep the present weights, averaged where an average is kept."""

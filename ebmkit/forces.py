@@ -25,7 +25,7 @@ def mean_force(energy: Energy, x: Tensor) -> Tensor | None:
     try:
         with torch.random.fork_rng(others, device_type=kind):
             _, gradient = frozen(energy, lambda: energy_and_gradient(energy, x))
+            norms: Tensor = torch.linalg.vector_norm(gradient.reshape(len(x), -1), dim=1)
+            return norms.mean()
     except Exception:
         return None
-    norms: Tensor = torch.linalg.vector_norm(gradient.reshape(len(x), -1), dim=1)
-    return norms.mean()

@@ -34,7 +34,7 @@ class _Around(nn.Module):
 def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode for a while, so that chains change no BatchNorm statistics; every submodule
     is left in the mode in which it was."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    training = [m for m in _inside(model) if m.training] if isinstance(model, nn.Module) else []
     # Past nn.Module's own __setattr__, which takes as long as a small layer.
     for module in training:
         object.__setattr__(module, "training", False)
@@ -50,15 +50,18 @@ def frozen(energy: Energy, work: Callable[[], Any]) -> Any:
     their memory: nothing that it computes can reach the parameters' gradients, and no flag of theirs
     is touched."""
     module = module_of(energy)
-    if module is None or not _takes_others(module):
+    inside = [] if module is None else _inside(module)
+    if module is None or not _take_others(inside):
         return work()
     swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     # Two threads that swap tensors in and out of one module would put back each other's. Into the
     # modules' own tables, past their __setattr__, which takes as long as a small layer.
     with _locks.setdefault(module, RLock()):
         try:
-            for inner in module.modules():
+            for inner in inside:
                 table: Any = inner._parameters
+                if not table:
+                    continue
                 for name, tensor in table.items():
                     if tensor is not None:
                         swapped.append((table, name, tensor))
@@ -78,11 +81,22 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], work: Callabl
         return torch.func.functional_call(around, placed, (work,), tie_weights=False)
 
 
-def _takes_others(module: nn.Module) -> bool:
-    """Compiled and scripted modules are bound to the very parameters that they have, and lazy ones
-    have none yet."""
+def _inside(module: nn.Module) -> list[nn.Module]:
+    """What ``module.modules()`` gives, in another order; that makes up each one's name on the way."""
+    found, seen = [module], {module}
+    for inner in found:  # which grows meanwhile
+        for child in inner._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
+    return found
+
+
+def _take_others(modules: list[nn.Module]) -> bool:
+    """Whether parameters can be swapped. Compiled and scripted modules are bound to the very parameters
+    that they have, and lazy ones have none yet."""
     dynamo: Any = sys.modules.get("torch._dynamo")
     bound: tuple[type, ...] = (torch.jit.ScriptModule, nn.modules.lazy.LazyModuleMixin)
     if dynamo is not None:
         bound = (*bound, dynamo.OptimizedModule)
-    return not any(isinstance(inner, bound) for inner in module.modules())
+    return not any(isinstance(inner, bound) for inner in modules)

@@ -17,6 +17,7 @@ from ebmkit.compiling import Compile, CompiledLoss
 from ebmkit.data import as_batch, finite_by_row
 from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
+from ebmkit.forces import mean_force
 from ebmkit.holding import evaluating
 from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
 from ebmkit.sections import Chains
@@ -55,10 +56,12 @@ class Objective:
         self.state: Any = None
         self.step = 0
 
-    def __call__(self, batch: Any) -> LossOutput:
+    def __call__(self, batch: Any, *, force: bool = False) -> LossOutput:
         """The loss on a batch: a tensor (batch, *event), a pair (points, condition), or a Batch.
 
         The model is in evaluation mode while chains run, and as it was while the loss is computed.
+        With ``force`` the metrics tell the mean of ‖∇E‖ at the negatives as ``force``, where there
+        are continuous ones and the energy has a gradient; nothing else is changed by that.
 
         Raises:
             DataError: the batch is none of these.
@@ -67,6 +70,7 @@ class Objective:
         """
         batch = as_batch(batch)
         draws, state = self.draw(batch)
+        told = self._force(batch, draws) if force else {}
         loss, metrics = self.computation(batch, draws)
         if not torch.isfinite(loss):
             raise DivergenceError(
@@ -75,7 +79,7 @@ class Objective:
             )
         self.state = state
         self.step += 1
-        return LossOutput(loss, metrics, getattr(draws, "negatives", None))
+        return LossOutput(loss, metrics | told, getattr(draws, "negatives", None))
 
     def draw(self, batch: Batch) -> tuple[Any, Any]:
         """The draws of the present step and the state after it; the objective stays as it is, but
@@ -98,10 +102,25 @@ class Objective:
                 self.conduct.starts = None
         return drawn
 
+    def _force(self, batch: Batch, draws: Any) -> Metrics:
+        """The metric ``force``, if there is one."""
+        x, condition = getattr(draws, "negatives", None), getattr(draws, "condition", None)
+        unknown = batch.condition is not None and condition is None
+        if x is None or unknown or self._discrete or getattr(self.model, "discrete", False):
+            return {}
+        with evaluating(self.model):
+            found = mean_force(bind(self.model, condition), x)
+        return {} if found is None else {"force": found}
+
+    @property
+    def _discrete(self) -> bool:
+        """Whether the loss's chains are of discrete states."""
+        return bool(getattr(getattr(self.loss, "sampler", None), "discrete", False))
+
     def _starts(self, batch: Batch) -> Starts:
         """Where chains that diverge begin anew in this step."""
         if self.conduct.restart_from == "base":
-            discrete = bool(getattr(getattr(self.loss, "sampler", None), "discrete", False))
+            discrete = self._discrete
             data = Batch(batch.x[finite_by_row(batch.x)])
             return lambda n, g, _: starts_around(data, n, generator=g, discrete=discrete).x
         source = batch

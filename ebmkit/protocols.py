@@ -102,7 +102,8 @@ class Sampler(Protocol):
 class Loss(Protocol):
     """A training objective. Randomness (noise, chains, projections) happens in ``draw``.
 
-    Draws that hold negatives name them ``negatives`` (batch, *event).
+    Draws that hold negatives name them ``negatives`` (batch, *event), and what each is conditioned on,
+    where the data are labelled, ``condition``: the metric ``force``, the mean of ‖∇E‖, is taken there.
 
     Optional: ``check(model)`` raises ``UserError`` where the loss cannot train such a model; it is
     called once the model is built, before the first step. ``continuous = True`` says that the loss is

@@ -84,7 +84,7 @@ class Trainer:
         if not module.training:
             module.train()
         with self._autocast(batch.x.device):
-            output = self.objective(batch)
+            output = self.objective(batch, force=self.records(step))
         torch.autograd.backward(output.loss)
         metrics = {"loss": output.loss.detach(), **output.metrics}
         limit = self.training.gradient_clip
@@ -97,8 +97,14 @@ class Trainer:
                 step=step,
             )
         optimizer.step()
-        self._average(step)
+        if self.averaged is not None:
+            self._average(self.averaged, step)
         return metrics
+
+    def records(self, step: int) -> bool:
+        """Whether the metrics of a step, counted from 0, are to be recorded."""
+        done = step + 1
+        return done % self.training.log_every == 0 or done == self.training.steps
 
     def keep(self) -> None:
         """Keep the present weights, averaged where an average is kept."""
@@ -187,15 +193,14 @@ class Trainer:
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
     @torch.no_grad()
-    def _average(self, step: int) -> None:
-        if self.averaged is None or self.module is None or self.training.ema_decay is None:
-            return
+    def _average(self, averaged: nn.Module, step: int) -> None:
+        assert self.module is not None and self.training.ema_decay is not None
         # A young average leans on the present weights, not on those it began with.
         weight = max(1 - self.training.ema_decay, 9 / (step + 10))
-        ours: list[Tensor] = list(self.averaged.parameters())
+        ours: list[Tensor] = list(averaged.parameters())
         theirs: list[Tensor] = list(self.module.parameters())
         torch._foreach_lerp_(ours, theirs, weight)
-        for mine, other in zip(self.averaged.buffers(), self.module.buffers(), strict=True):
+        for mine, other in zip(averaged.buffers(), self.module.buffers(), strict=True):
             mine.copy_(other)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
@@ -56,19 +54,29 @@ def energy_and_gradient(
             found = formula(x.detach())
         if found is not None:
             return checked(energy, found, x)
-    # Compiled code can be differentiated once, not again in the parameters.
-    with torch.enable_grad(), uncompiled() if create_graph else nullcontext():
-        x = x.detach().requires_grad_(True)
-        energies = energy(x)
-        check_scalar(energy, energies, x)
-        gradient = None
-        if energies.requires_grad:
-            # Rows are independent, so ones as outer derivative give each row its own gradient.
-            (gradient,) = torch.autograd.grad(
-                energies, x, torch.ones_like(energies), create_graph=create_graph, allow_unused=True
-            )
-    gradient = check_depends(energy, gradient)
-    return (energies, gradient) if create_graph else (energies.detach(), gradient)
+    if create_graph:
+        # Compiled code can be differentiated once, not again in the parameters.
+        with torch.enable_grad(), uncompiled():
+            return _differentiated(energy, x, create_graph=True)
+    if torch.is_grad_enabled():  # a context to say so takes as long as a small layer
+        energies, gradient = _differentiated(energy, x, create_graph=False)
+    else:
+        with torch.enable_grad():
+            energies, gradient = _differentiated(energy, x, create_graph=False)
+    return energies.detach(), gradient
+
+
+def _differentiated(energy: Energy, x: Tensor, *, create_graph: bool) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_(True)
+    energies = energy(x)
+    check_scalar(energy, energies, x)
+    gradient = None
+    if energies.requires_grad:
+        # Rows are independent, so ones as outer derivative give each row its own gradient.
+        (gradient,) = torch.autograd.grad(
+            energies, x, torch.ones_like(energies), create_graph=create_graph, allow_unused=True
+        )
+    return energies, check_depends(energy, gradient)
 
 
 def score(energy: Energy, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,15 +20,12 @@ def bad_rows(state: State) -> Tensor:
     Not the points alone: a chain at an energy or a force that is not finite never moves again.
     """
     chains = len(state.x)
-    rows = [
-        ~finite_by_row(tensor)
-        for tensor in pytree.tree_leaves(state)
-        if _by_chain(tensor, chains) and (tensor.is_floating_point() or tensor.is_complex())
-    ]
-    bad: Tensor = state.x.new_zeros(chains, dtype=torch.bool)
-    for row in rows:
-        bad = bad | row
-    return bad
+    good: Tensor | None = None
+    for tensor in _leaves(state):
+        if _by_chain(tensor, chains) and (tensor.is_floating_point() or tensor.is_complex()):
+            finite = finite_by_row(tensor)
+            good = finite if good is None else good & finite
+    return state.x.new_zeros(chains, dtype=torch.bool) if good is None else ~good
 
 
 class Held(NamedTuple):
@@ -93,6 +91,12 @@ def anew(sampler: Sampler, energy: Energy, state: State, x: Tensor) -> State:
     restart = getattr(sampler, "restart", None)
     fresh: State = sampler.init(energy, x) if restart is None else restart(state, energy, x)
     return fresh
+
+
+def _leaves(state: State) -> Iterable[Any]:
+    """What a state is made of; pytree, which takes any structure apart, takes its time."""
+    flat = isinstance(state, tuple) and all(isinstance(part, Tensor) for part in state)
+    return state if flat else pytree.tree_leaves(state)
 
 
 def _by_chain(value: Any, chains: int) -> bool:

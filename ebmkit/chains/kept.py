@@ -59,9 +59,12 @@ class Kept:
         return tuple(dict.fromkeys((*points, *self.trace)))
 
     def add(self, stretch: Stretch, n: int) -> None:
-        due = [i for i in range(n) if (self.steps + i + 1) % self.thin == 0]
+        before = self.steps
         self.steps += n
-        if not self.watch or not due:
+        if not self.watch:
+            return
+        due = [i for i in range(n) if (before + i + 1) % self.thin == 0]
+        if not due:
             return
         for name in self.trace:
             self.traces.setdefault(name, []).extend(stretch.watched[name][i] for i in due)

@@ -21,11 +21,12 @@ class TrainingPath:
     """The energy difference and the force in the later half of training.
 
     d_t = mean E(x⁺) − mean E(x⁻) of positives and negatives at training step t, which is −energy_gap,
-    and v_t the mean of ‖∇E‖ along the chains, the metric force. Maximum likelihood follows the gradient
-    of d_t. An update at d_t < 0 is an *expansion*: it widens the gap that is there and tends to scale
-    the energy up, so that v_t grows; one at d_t > 0 is a *contraction* and tends to scale it down. In
-    a stable training the two alternate and d_t oscillates about 0; d_t on one side for long means
-    that the chains do not follow the model, and with a growing force that training runs away.
+    and v_t the mean of ‖∇E‖ at the negatives, the metric force; the source takes it along the chains,
+    of which the negatives are the ends. Maximum likelihood follows the gradient of d_t. An update at
+    d_t < 0 is an *expansion*: it widens the gap that is there and tends to scale the energy up, so that
+    v_t grows; one at d_t > 0 is a *contraction* and tends to scale it down. In a stable training the
+    two alternate and d_t oscillates about 0; d_t on one side for long means that the chains do not
+    follow the model, and with a growing force that training runs away.
 
     Source: On the Anatomy of MCMC-based Maximum Likelihood Learning of Energy-Based Models (Nijkamp and
     others, 2020).
@@ -40,7 +41,7 @@ class TrainingPath:
     tendency: Tendency
     """"expansion" or "contraction" where nine in ten records are so, else "oscillation"."""
     force: float | None
-    """Median of v_t in the last quarter; None where the chains report none."""
+    """Median of v_t in the last quarter; None where no step tells one."""
     force_growth: float | None
     """That over the median of the quarter before."""
 

@@ -43,8 +43,7 @@ class Adaptive:
     ``settle``. Chains should start about where they will be, or be tuned a few times, each after more
     steps: a scale is found where chains have been. Targets that suit: 0.574 for MALA, 0.65 to 0.8 for
     Hamiltonian samplers. Over HMC state a jitter of 0.1 to 0.3: rescaled, all directions have the same
-    period, and trajectories as long as that lead nowhere. The metrics ``step_size`` and ``force`` are
-    those of y.
+    period, and trajectories as long as that lead nowhere. The metric ``step_size`` is that of y.
 
     Raises UserError where the inner sampler has no step size, is not exact, adapts or schedules its
     own step size, moves discrete states with ``mass``, or reports no acceptance.

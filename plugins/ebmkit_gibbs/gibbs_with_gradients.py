@@ -101,10 +101,7 @@ class GibbsWithGradients:
             torch.where(accepted, energies, state.energy),
             torch.where(wide, gradient, state.gradient),
         )
-        return new, {
-            "acceptance_rate": torch.where(probability.isnan(), 0, probability).mean(),
-            "force": flat(state.gradient).norm(dim=1).mean(),
-        }
+        return new, {"acceptance_rate": torch.where(probability.isnan(), 0, probability).mean()}
 
 
 def _log_proposals(x: Tensor, gradient: Tensor, categories: int | None) -> Tensor:

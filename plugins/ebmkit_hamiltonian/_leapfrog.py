@@ -54,12 +54,6 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return products
 
 
-def mean_force(gradient: Tensor) -> Tensor:
-    """The mean over chains of ‖∇E‖, without dimensions."""
-    norms: Tensor = torch.linalg.vector_norm(_rows(gradient), dim=1)
-    return norms.mean()
-
-
 def wide(chains: Tensor, like: Tensor) -> Tensor:
     """One number a chain (batch,), shaped to go with events (batch, *event)."""
     return chains.view(-1, *[1] * (like.ndim - 1))

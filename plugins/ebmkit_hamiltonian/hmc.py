@@ -11,7 +11,7 @@ from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
-from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, leapfrog, mean_force, wide
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, leapfrog, wide
 
 
 class HMCState(NamedTuple):
@@ -104,14 +104,10 @@ class HMC:
         accepted = noise.uniform.log() < log_ratio
         probability = log_ratio.clamp(max=0).exp()
         moved = wide(accepted, state.x)
-        gradient = torch.where(moved, end.gradient, state.gradient)
         new = HMCState(
             torch.where(moved, end.x, state.x),
             torch.where(accepted, energies, state.energy),
-            gradient,
+            torch.where(moved, end.gradient, state.gradient),
             before,
         )
-        return new, {
-            "acceptance_rate": torch.where(probability.isnan(), 0, probability).mean(),
-            "force": mean_force(gradient),
-        }
+        return new, {"acceptance_rate": torch.where(probability.isnan(), 0, probability).mean()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 
@@ -31,16 +30,3 @@ def squared_norms(x: Tensor) -> Tensor:
     """Squared Euclidean norms (batch,) of events (batch, *event)."""
     squares = x.square()
     return squares.flatten(1).sum(1) if x.ndim > 1 else squares
-
-
-def norms(x: Tensor) -> Tensor:
-    """Euclidean norms (batch,) of events (batch, *event)."""
-    if x.ndim == 1:
-        return x.abs()
-    lengths: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)))
-    return lengths
-
-
-def force(gradient: Tensor) -> Tensor:
-    """The mean over chains of ‖∇E‖, without dimensions."""
-    return norms(gradient).mean()

@@ -22,7 +22,7 @@ from ebmkit import (
     finite,
     scheduled,
 )
-from ebmkit_langevin._arithmetic import force, plus, plus_, root
+from ebmkit_langevin._arithmetic import plus, plus_, root
 from ebmkit_langevin.langevin import LangevinState
 
 
@@ -134,4 +134,4 @@ class AnnealedLangevin:
         _, gradient = energy_and_gradient(at_level, x)
         epsilon = step_size * (sigma / self.levels[-1]) ** 2
         after = plus_(plus(x, gradient, -epsilon), noise, root(2 * epsilon))
-        return LangevinState(after), {"force": force(gradient)}
+        return LangevinState(after), {}

@@ -11,7 +11,7 @@ from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
-from ebmkit_langevin._arithmetic import force, plus_
+from ebmkit_langevin._arithmetic import plus_
 
 
 class GradientDescentState(NamedTuple):
@@ -72,4 +72,4 @@ class GradientDescent:
     ) -> tuple[GradientDescentState, Metrics]:
         _, gradient = energy_and_gradient(energy, state.x)
         move = plus_(state.move * momentum, gradient, -step_size)
-        return GradientDescentState(state.x + move, move), {"force": force(gradient)}
+        return GradientDescentState(state.x + move, move), {}

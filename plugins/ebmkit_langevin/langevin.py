@@ -11,7 +11,7 @@ from attrs.validators import ge, gt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
-from ebmkit_langevin._arithmetic import force, plus, plus_, root
+from ebmkit_langevin._arithmetic import plus, plus_, root
 
 
 class LangevinState(NamedTuple):
@@ -62,4 +62,4 @@ class Langevin:
         _, gradient = energy_and_gradient(energy, state.x)
         x = plus(state.x, gradient, -step_size)
         after = plus_(x, noise, root(2 * step_size) * noise_scale)
-        return LangevinState(after), {"force": force(gradient)}
+        return LangevinState(after), {}

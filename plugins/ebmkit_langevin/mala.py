@@ -11,7 +11,7 @@ from attrs.validators import and_, gt, lt, optional
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
-from ebmkit_langevin._arithmetic import force, squared_norms
+from ebmkit_langevin._arithmetic import squared_norms
 
 
 class MALAState(NamedTuple):
@@ -113,9 +113,4 @@ class MALA:
             log_factor,
             steps,
         )
-        metrics = {
-            "acceptance_rate": acceptance,
-            "force": force(state.gradient),
-            "step_size": epsilon,
-        }
-        return new, metrics
+        return new, {"acceptance_rate": acceptance, "step_size": epsilon}

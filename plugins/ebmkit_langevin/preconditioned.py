@@ -11,7 +11,6 @@ from attrs.validators import and_, gt, le
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled
-from ebmkit_langevin._arithmetic import force
 
 
 class PreconditionedLangevinState(NamedTuple):
@@ -109,7 +108,7 @@ class PreconditionedLangevin:
         moved = x.addcmul(preconditioner, gradient, value=-1)
         moved.addcmul_((2 * preconditioner).sqrt(), noise)
         new = PreconditionedLangevinState(moved, square, steps, state.adapting)
-        return new, {"force": force(gradient)}
+        return new, {}
 
 
 def _mean_square(gradient: Tensor, otherwise: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from attrs.validators import gt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
-from ebmkit_langevin._arithmetic import force, plus
+from ebmkit_langevin._arithmetic import plus
 
 
 class UnderdampedLangevinState(NamedTuple):
@@ -88,4 +88,4 @@ class UnderdampedLangevin:
         _, gradient = energy_and_gradient(energy, x)
         velocity = plus(velocity, gradient, -half)
         new = UnderdampedLangevinState(x, velocity, gradient, torch.ones_like(state.moving))
-        return new, {"force": force(state.gradient)}
+        return new, {}

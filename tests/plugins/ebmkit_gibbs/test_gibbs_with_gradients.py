@@ -117,8 +117,6 @@ def test_transition_probabilities_and_detailed_balance(name: str) -> None:
     moved = (1 - matrix.diagonal()).mean()
     error = float((moved * (1 - moved) / (n * len(states))).sqrt())
     assert abs(float(metrics["acceptance_rate"] - moved)) <= 5 * error + 1e-9
-    force = ebmkit.energy_and_gradient(energy, states)[1].flatten(1).norm(dim=1).mean()
-    torch.testing.assert_close(metrics["force"], force)
 
 
 @every_case

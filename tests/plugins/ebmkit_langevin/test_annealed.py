@@ -97,8 +97,7 @@ def test_one_step_is_the_formula() -> None:
     after, metrics = sampler.step(energy, state, z, step_size=0.03, sigma=2.0)
     epsilon = 0.03 * 16
     torch.testing.assert_close(after.x, x - epsilon * x / 4.25 + math.sqrt(2 * epsilon) * z)
-    assert metrics.keys() == {"force"}
-    torch.testing.assert_close(metrics["force"], (x / 4.25).norm(dim=1).mean())
+    assert not metrics
     assert after.x.dtype == torch.float64
 
 

@@ -98,7 +98,6 @@ def test_a_step_keeps_shapes_and_dtypes_and_changes_nothing_that_it_is_given(
             assert not new.requires_grad
         for value in metrics.values():
             assert value.shape == () and not value.requires_grad
-        assert metrics["force"].isfinite() == (batch > 0)
         state = after
     assert state.x.shape == x.shape
     if batch:
@@ -205,18 +204,6 @@ def test_a_step_is_traced_into_a_graph_with_its_parameters_as_inputs(
     found, expected = graph(state, noise, tensors), sampler.step(energy, state, noise, **other)
     for one, another in zip(leaves(found), leaves(expected), strict=True):
         torch.testing.assert_close(one, another, rtol=1e-5, atol=1e-6)
-
-
-@every
-def test_the_force_is_the_mean_norm_of_the_gradient_where_the_step_began(
-    sampler: Any, values: dict[str, float]
-) -> None:
-    x = points(4, (1, 2, 2), torch.float64)
-    state = sampler.init(energy, x)
-    _, metrics = sampler.step(energy, state, sampler.draw(state, generator=generator()), **values)
-    width = 2 if "sigma" in values else 1
-    gradient = x**3 + x / width
-    torch.testing.assert_close(metrics["force"], gradient.flatten(1).norm(dim=1).mean())
 
 
 @every

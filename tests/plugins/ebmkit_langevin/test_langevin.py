@@ -102,8 +102,7 @@ def test_one_step_is_the_formula() -> None:
         lambda x: x.pow(4).flatten(1).sum(1), state, z, step_size=0.03, noise_scale=0.7
     )
     torch.testing.assert_close(after.x, x - 0.03 * 4 * x**3 + math.sqrt(0.06) * 0.7 * z)
-    assert metrics.keys() == {"force"}
-    torch.testing.assert_close(metrics["force"], (4 * x**3).flatten(1).norm(dim=1).mean())
+    assert not metrics
     assert after.x.dtype == torch.float64
 
 

@@ -1,0 +1,31 @@
+"""The force on points: how steep an energy is where they are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ebmkit.calculus import energy_and_gradient
+from ebmkit.holding import frozen
+from ebmkit.protocols import Energy
+
+
+def mean_force(energy: Energy, x: Tensor) -> Tensor | None:
+    """The mean of ‖∇E(x)‖ over points x (batch, *event), without dimensions; None where there are no
+    points, or the energy has no gradient there.
+
+    A look from outside: torch's own generators are left as they were, parameters get no gradients, and
+    what the energy raises is left to those who need it.
+    """
+    if not (len(x) and x.is_floating_point()):
+        return None
+    # Beside the generator of the CPU, which is always kept.
+    others = [] if x.device.type == "cpu" else [x.device]
+    kind = "cuda" if not others else x.device.type
+    try:
+        with torch.random.fork_rng(others, device_type=kind):
+            _, gradient = frozen(energy, lambda: energy_and_gradient(energy, x))
+            norms: Tensor = torch.linalg.vector_norm(gradient.reshape(len(x), -1), dim=1)
+            return norms.mean()
+    except Exception:
+        return None

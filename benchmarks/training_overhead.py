@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 def hand_written(net: nn.Module, data: Tensor) -> Callable[[], None]:
     """PCD as one writes it in a script, drawing the same numbers in the same order."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=LR)
+    optimizer = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
     feed = ebmkit.compose(SPEC, model=Net(), dataset=data).generator("data")
     g = ebmkit.compose(SPEC, model=Net(), dataset=data).generator("loss")
     state: dict[str, Tensor] = {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ebmkit.graphs import places_of
-from ebmkit.layers import module_of
+from ebmkit.layers import module_of, modules_of
 from ebmkit.protocols import Energy, Model
 
 _locks: WeakKeyDictionary[nn.Module, AbstractContextManager[Any]] = WeakKeyDictionary()
@@ -34,7 +34,7 @@ class _Around(nn.Module):
 def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode for a while, so that chains change no BatchNorm statistics; every submodule
     is left in the mode in which it was."""
-    training = [m for m in _inside(model) if m.training] if isinstance(model, nn.Module) else []
+    training = [m for m in modules_of(model) if m.training] if isinstance(model, nn.Module) else []
     # Past nn.Module's own __setattr__, which takes as long as a small layer.
     for module in training:
         object.__setattr__(module, "training", False)
@@ -50,7 +50,7 @@ def frozen(energy: Energy, work: Callable[[], Any]) -> Any:
     their memory: nothing that it computes can reach the parameters' gradients, and no flag of theirs
     is touched."""
     module = module_of(energy)
-    inside = [] if module is None else _inside(module)
+    inside = [] if module is None else modules_of(module)
     if module is None or not _take_others(inside):
         return work()
     swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
@@ -79,17 +79,6 @@ def with_tensors(module: nn.Module, tensors: Mapping[str, Tensor], work: Callabl
         around = _Around(module)
         placed = {place: tensors[name] for place, name in places_of(around).items()}
         return torch.func.functional_call(around, placed, (work,), tie_weights=False)
-
-
-def _inside(module: nn.Module) -> list[nn.Module]:
-    """What ``module.modules()`` gives, in another order; that makes up each one's name on the way."""
-    found, seen = [module], {module}
-    for inner in found:  # which grows meanwhile
-        for child in inner._modules.values():
-            if child is not None and child not in seen:
-                seen.add(child)
-                found.append(child)
-    return found
 
 
 def _take_others(modules: list[nn.Module]) -> bool:

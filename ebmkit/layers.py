@@ -18,6 +18,17 @@ def module_of(energy: Any) -> nn.Module | None:
     return energy if isinstance(energy, nn.Module) else None
 
 
+def modules_of(module: nn.Module) -> list[nn.Module]:
+    """What ``module.modules()`` gives, in another order; that makes up each one's name on the way."""
+    found, seen = [module], {module}
+    for inner in found:  # which grows meanwhile
+        for child in inner._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
+    return found
+
+
 def unbound(energy: Any) -> tuple[Any, dict[str, Any]]:
     """An energy without what is bound to it by name, and that."""
     bound: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
-from ebmkit.layers import layer_name
+from ebmkit.layers import layer_name, modules_of
 from ebmkit.products import with_fast_products
 
 # What the compiled code would look at again in every call is in the key that a graph is found by.
@@ -64,8 +64,7 @@ class _Compiled:
         self._layout: list[Any] = []
 
     def __call__(self, *arguments: Any) -> Any:
-        given: list[Tensor] = []
-        _gather(arguments, given)
+        given = tensors_in(arguments)
         if self._run is None:
             self._run = self._compile(given)
             self._layout = [(x.shape, x.stride()) for x in given]
@@ -105,8 +104,14 @@ def _laid(x: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
     return torch.empty_strided(shape, stride, dtype=x.dtype, device=x.device).copy_(x)
 
 
+def tensors_in(tree: Any) -> list[Tensor]:
+    """A tree's tensors in their order: what pytree does, twenty times as fast."""
+    found: list[Tensor] = []
+    _gather(tree, found)
+    return found
+
+
 def _gather(tree: Any, found: list[Tensor]) -> None:
-    """Add a tree's tensors in their order: what pytree does, twenty times as fast."""
     if isinstance(tree, Tensor):
         found.append(tree)
     elif isinstance(tree, tuple | list):
@@ -225,18 +230,9 @@ def facts(model: nn.Module) -> tuple[Any, ...]:
     """What a graph has followed of a model: of each module its own, and which tensors are the same."""
     numbers: dict[int, int] = {}
     found: list[Any] = []
-    for module in _modules(model, {}):
+    for module in modules_of(model):
         _add_facts(module, numbers, found)
     return tuple(found)
-
-
-def _modules(module: nn.Module, seen: dict[nn.Module, None]) -> Iterable[nn.Module]:
-    """What ``module.modules()`` gives, three times as fast."""
-    seen[module] = None
-    for inner in module._modules.values():
-        if inner is not None and inner not in seen:
-            _modules(inner, seen)
-    return seen
 
 
 def _add_facts(module: nn.Module, numbers: dict[int, int], found: list[Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,7 +87,10 @@ class Trainer:
         torch.autograd.backward(output.loss)
         metrics = {"loss": output.loss.detach(), **output.metrics}
         limit = self.training.gradient_clip
-        norm = nn.utils.clip_grad_norm_(self.parameters, math.inf if limit is None else limit)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
         metrics["gradient_norm"] = norm
         if not torch.isfinite(norm):
             raise DivergenceError(

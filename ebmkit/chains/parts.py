@@ -23,6 +23,7 @@ from ebmkit.lowering import (
     made_graph,
     quietly,
     surroundings,
+    tensors_in,
     without_autocast,
 )
 from ebmkit.protocols import Energy
@@ -169,8 +170,5 @@ class CompiledParts:
 
 def arguments_device(arguments: tuple[Any, ...]) -> str:
     """The kind of device that a part's tensors are on."""
-    for leaf in arguments:
-        if isinstance(leaf, Tensor):
-            return leaf.device.type
-    tensors = [x for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)]
+    tensors = tensors_in(arguments)
     return tensors[0].device.type if tensors else "cpu"

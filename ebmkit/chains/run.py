@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import attrs
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held, anew, bad_rows, diverged, where_rows
@@ -18,6 +17,7 @@ from ebmkit.chains.stepping import Stepper
 from ebmkit.chains.steps import Stretch
 from ebmkit.errors import did_you_mean
 from ebmkit.layers import unbound
+from ebmkit.lowering import tensors_in
 from ebmkit.protocols import Energy, Metrics, Sampler, State
 
 Progress = Callable[[int, int], object]
@@ -254,20 +254,21 @@ class Run:
             else:
                 metrics["chains_frozen"] = frozen
         x = self.state.x
-        points = torch.stack(kept.points) if kept.points else x.new_empty((0, *x.shape))
         return Chain(
             self.state,
             metrics,
-            points if kept.trajectory else None,
-            {n: _stacked(kept.traces.get(n, []), x) for n in kept.trace} if kept.trace else None,
+            _stacked(kept.points, x, x.shape) if kept.trajectory else None,
+            {n: _stacked(kept.traces.get(n, []), x, x.shape[:1]) for n in kept.trace}
+            if kept.trace
+            else None,
             kept.moments,
             self.held.bad if self.held and self.conduct.on_divergence == "freeze" else None,
             steps,
         )
 
 
-def _stacked(values: list[Tensor], x: Tensor) -> Tensor:
-    return torch.stack(values) if values else x.new_empty((0, len(x)))
+def _stacked(values: list[Tensor], x: Tensor, shape: torch.Size) -> Tensor:
+    return torch.stack(values) if values else x.new_empty((0, *shape))
 
 
 def _windows(steps: int) -> list[int]:
@@ -280,7 +281,6 @@ def _windows(steps: int) -> list[int]:
 
 def _ahead(noise: Any, length: int) -> int:
     """For how many steps random numbers like these are drawn ahead, taken ``length`` at a time."""
-    tensors = [t for t in pytree.tree_leaves(noise) if isinstance(t, Tensor)]
-    size = max(sum(t.numel() * t.element_size() for t in tensors), 1)
+    size = max(sum(t.numel() * t.element_size() for t in tensors_in(noise)), 1)
     few = min(AHEAD_STEPS, AHEAD_BYTES // size) // length * length
     return max(few, min(length, MOST_BYTES // size), 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ebmkit import Energy, traceable
-from ebmkit_hamiltonian._leapfrog import Phase
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian
 from ebmkit_hamiltonian._tree import (
     Choice,
     Tally,
@@ -71,6 +71,25 @@ class Growth(NamedTuple):
 
 
 @traceable
+def opened(
+    energy: Energy,
+    choice: Choice,
+    momentum: Tensor,
+    step_size: Tensor,
+    draws: Draws,
+    *,
+    limit: float,
+    doublings: int,
+) -> tuple[Growth, Tensor]:
+    """Trajectories from their points on after so many doublings, and H₀ (batch,)."""
+    origin = hamiltonian(choice.energy, momentum)
+    growth = Growth.begun(choice, momentum)
+    for depth in range(doublings):
+        growth = _doubled(energy, growth, origin, step_size, draws, limit, depth)
+    return growth, origin
+
+
+@traceable
 def doubled(
     energy: Energy,
     growth: Growth,
@@ -79,16 +98,25 @@ def doubled(
     draws: Draws,
     *,
     limit: float,
-    first: int,
-    end: int,
+    depth: int,
 ) -> Growth:
-    """The trajectories after doublings ``first`` to ``end`` − 1, each a piece."""
-    for depth in range(first, end):
-        growth = _reversed(growth, draws.reverse[:, depth - 1] if depth else None)
-        uniforms = draws.choose[:, :depth].unbind(1)
-        tree, tally = grown(energy, growth.front, origin, step_size, limit, growth.tally, uniforms)
-        growth = _with(growth, tree, tally, draws.accept[:, depth], later=depth > 0)
-    return growth
+    """The trajectories after one more doubling, of no more leaps than a piece has."""
+    return _doubled(energy, growth, origin, step_size, draws, limit, depth)
+
+
+def _doubled(
+    energy: Energy,
+    growth: Growth,
+    origin: Tensor,
+    step_size: Tensor,
+    draws: Draws,
+    limit: float,
+    depth: int,
+) -> Growth:
+    growth = _reversed(growth, draws.reverse[:, depth - 1] if depth else None)
+    uniforms = draws.choose[:, :depth].unbind(1)
+    tree, tally = grown(energy, growth.front, origin, step_size, limit, growth.tally, uniforms)
+    return _with(growth, tree, tally, draws.accept[:, depth], later=depth > 0)
 
 
 def doubled_far(

@@ -11,8 +11,7 @@ from attrs.validators import and_, ge, gt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
-from ebmkit_hamiltonian._growth import LEVELS, Draws, Growth, doubled, doubled_far
-from ebmkit_hamiltonian._leapfrog import hamiltonian
+from ebmkit_hamiltonian._growth import LEVELS, Draws, doubled, doubled_far, opened
 from ebmkit_hamiltonian._tree import Choice
 
 
@@ -100,27 +99,18 @@ class NUTS:
     def step(
         self, energy: Energy, state: NUTSState, noise: NUTSNoise, *, step_size: float
     ) -> tuple[NUTSState, Metrics]:
-        x, momentum, limit = state.x, noise.momentum, self.divergence_threshold
+        x, limit = state.x, self.divergence_threshold
         epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
-        before = hamiltonian(state.energy, momentum)
+        choice = Choice(x, state.energy, state.gradient)
         draws = Draws(noise.reverse, noise.accept, noise.choose)
-        growth = Growth.begun(Choice(x, state.energy, state.gradient), momentum)
-        depth = 0
-        while depth < self.max_depth:
-            if depth > LEVELS:
-                growth = doubled_far(
-                    energy, growth, before, epsilon, draws, limit=limit, depth=depth
-                )
-                depth += 1
-            else:
-                # The first few together make as many leaps as the one after them.
-                end = min(depth + 1 if depth else LEVELS, self.max_depth)
-                growth = doubled(
-                    energy, growth, before, epsilon, draws, limit=limit, first=depth, end=end
-                )
-                depth = end
-            if not bool(growth.tally.growing.any()):
-                break
+        depth = min(LEVELS, self.max_depth)
+        growth, before = opened(
+            energy, choice, noise.momentum, epsilon, draws, limit=limit, doublings=depth
+        )
+        while depth < self.max_depth and bool(growth.tally.growing.any()):
+            further = doubled if depth <= LEVELS else doubled_far
+            growth = further(energy, growth, before, epsilon, draws, limit=limit, depth=depth)
+            depth += 1
         tally = growth.tally
         return NUTSState(*growth.choice, before), {
             "acceptance_rate": (tally.acceptance / tally.leaves).mean(),

@@ -29,6 +29,8 @@ from ebmkit.protocols import Batch, Loss, Metrics, Model
 Compile: TypeAlias = Literal["auto", "on", "off"]
 COMPILE: tuple[Compile, ...] = ("auto", "on", "off")
 
+Computed: TypeAlias = tuple[Tensor, Metrics, dict[Tensor, Tensor] | None]
+
 MOST_GRAPHS = 4
 """Graphs an objective keeps: one for each shape of batch and draws, and each mode of the model."""
 FEWEST_STEPS = 1000
@@ -65,8 +67,15 @@ class CompiledLoss:
 
     def __call__(self, batch: Batch, draws: Any) -> tuple[Tensor, Metrics]:
         """The loss, whose ``backward()`` gives the parameters their gradients, and metrics."""
+        loss, metrics, gradients = self.with_gradients(batch, draws)
+        if gradients is not None:
+            loss = _WithGradients.apply(loss, list(gradients.values()), *gradients)  # type: ignore[no-untyped-call]
+        return loss, metrics
+
+    def with_gradients(self, batch: Batch, draws: Any) -> Computed:
+        """Loss, metrics, and by parameter the loss's gradient; None where ``backward()`` gives it."""
         if self.mode == "off" or not torch.is_grad_enabled():
-            return self.loss(self.model, batch, draws)
+            return *self.loss(self.model, batch, draws), None
         if not isinstance(self.model, nn.Module):
             return self._eagerly("the model is no nn.Module", batch, draws)
         if self.mode == "auto" and (self.steps or 0) < FEWEST_STEPS:
@@ -77,21 +86,21 @@ class CompiledLoss:
             self._graphs[key] = self._graph(batch, draws)
         graph = self._graphs[key]
         if graph is None:
-            return self.loss(self.model, batch, draws)
+            return *self.loss(self.model, batch, draws), None
         return self._run(graph, self.model, batch, draws)
 
-    def _eagerly(self, why: str, batch: Batch, draws: Any) -> tuple[Tensor, Metrics]:
+    def _eagerly(self, why: str, batch: Batch, draws: Any) -> Computed:
         self.decision = f"eager: {why}"
-        return self.loss(self.model, batch, draws)
+        return *self.loss(self.model, batch, draws), None
 
-    def _run(
-        self, graph: _Graph, model: nn.Module, batch: Batch, draws: Any
-    ) -> tuple[Tensor, Metrics]:
+    def _run(self, graph: _Graph, model: nn.Module, batch: Batch, draws: Any) -> Computed:
         tensors = tensors_of(model)
         with torch.no_grad(), without_autocast(batch.x.device.type):
             loss, metrics, gradients = graph.run(tensors, batch, draws)
-        parameters = [tensors[name] for name in graph.trained]
-        return _WithGradients.apply(loss, gradients, *parameters), metrics  # type: ignore[no-untyped-call]
+        if len({gradient.data_ptr() for gradient in gradients}) < len(gradients):
+            # Equal ones may be one tensor, which clipping would scale once for each.
+            gradients = [gradient.clone() for gradient in gradients]
+        return loss, metrics, {tensors[n]: g for n, g in zip(graph.trained, gradients, strict=True)}
 
     def _graph(self, batch: Batch, draws: Any) -> _Graph | None:
         """A graph for such batches, tried once; None where the loss is to run eagerly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -68,10 +68,26 @@ class Objective:
             DivergenceError: the loss or a chain is not finite; nothing is kept of such a step.
             CompileError: ``compile="on"`` and the loss cannot be compiled.
         """
-        batch = as_batch(batch)
+        return self._taken(as_batch(batch), force, self.computation)
+
+    def with_gradients(
+        self, batch: Batch, *, force: bool = False
+    ) -> tuple[LossOutput, dict[Tensor, Tensor] | None]:
+        """What a call gives, and by parameter the loss's gradient where it is known already; where it
+        is None the loss's ``backward()`` gives it."""
+        gradients: list[dict[Tensor, Tensor] | None] = []
+
+        def computed(batch: Batch, draws: Any) -> tuple[Tensor, Metrics]:
+            loss, metrics, found = self.computation.with_gradients(batch, draws)
+            gradients.append(found)
+            return loss, metrics
+
+        return self._taken(batch, force, computed), gradients[0]
+
+    def _taken(self, batch: Batch, force: bool, compute: Callable[..., Any]) -> LossOutput:
         draws, state = self.draw(batch)
         told = self._force(batch, draws) if force else {}
-        loss, metrics = self.computation(batch, draws)
+        loss, metrics = compute(batch, draws)
         if not torch.isfinite(loss):
             raise DivergenceError(
                 f"{type(self.loss).__name__}: the loss is {loss.item()} at step {self.step}",

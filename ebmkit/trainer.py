@@ -79,12 +79,13 @@ class Trainer:
         if self.lr_schedule is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr_schedule(step)
-        optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         if not module.training:
             module.train()
         with self._autocast(batch.x.device):
-            output = self.objective(batch, force=self.records(step))
-        torch.autograd.backward(output.loss)
+            output, known = self.objective.with_gradients(batch, force=self.records(step))
+        self._give_gradients(output.loss, known)
         metrics = {"loss": output.loss.detach(), **output.metrics}
         limit = self.training.gradient_clip
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -102,6 +103,17 @@ class Trainer:
         if self.averaged is not None:
             self._average(self.averaged, step)
         return metrics
+
+    def _give_gradients(self, loss: Tensor, known: dict[Tensor, Tensor] | None) -> None:
+        """Give the parameters their gradients, by way of a backward pass where they are not known, or
+        where something of the user's waits for them on that way."""
+        if known is None:
+            torch.autograd.backward(loss)
+        elif any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self.parameters):
+            torch.autograd.backward(list(known), list(known.values()))
+        else:
+            for parameter, gradient in known.items():
+                parameter.grad = gradient
 
     def records(self, step: int) -> bool:
         """Whether the metrics of a step, counted from 0, are to be recorded."""

@@ -19,13 +19,17 @@ def bad_rows(state: State) -> Tensor:
 
     Not the points alone: a chain at an energy or a force that is not finite never moves again.
     """
-    chains = len(state.x)
     good: Tensor | None = None
-    for tensor in _leaves(state):
-        if _by_chain(tensor, chains) and (tensor.is_floating_point() or tensor.is_complex()):
-            finite = finite_by_row(tensor)
-            good = finite if good is None else good & finite
-    return state.x.new_zeros(chains, dtype=torch.bool) if good is None else ~good
+    for tensor in _numbers(state):
+        finite = finite_by_row(tensor)
+        good = finite if good is None else good & finite
+    return state.x.new_zeros(len(state.x), dtype=torch.bool) if good is None else ~good
+
+
+def all_finite(state: State) -> bool:
+    """Whether no chain is bad; waits for the device."""
+    finite = [tensor.isfinite().all() for tensor in _numbers(state)]
+    return bool(finite[0] if len(finite) == 1 else torch.stack(finite).all()) if finite else True
 
 
 class Held(NamedTuple):
@@ -91,6 +95,14 @@ def anew(sampler: Sampler, energy: Energy, state: State, x: Tensor) -> State:
     restart = getattr(sampler, "restart", None)
     fresh: State = sampler.init(energy, x) if restart is None else restart(state, energy, x)
     return fresh
+
+
+def _numbers(state: State) -> Iterable[Tensor]:
+    """What a state holds of each chain that might not be finite."""
+    chains = len(state.x)
+    for tensor in _leaves(state):
+        if _by_chain(tensor, chains) and (tensor.is_floating_point() or tensor.is_complex()):
+            yield tensor
 
 
 def _leaves(state: State) -> Iterable[Any]:

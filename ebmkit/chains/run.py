@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ebmkit.chains.conduct import Conduct
-from ebmkit.chains.guard import Held, anew, bad_rows, diverged, where_rows
+from ebmkit.chains.guard import Held, all_finite, anew, bad_rows, diverged, where_rows
 from ebmkit.chains.kept import Kept, Moments
 from ebmkit.chains.stepping import Stepper
 from ebmkit.chains.steps import Stretch
@@ -198,9 +198,9 @@ class Run:
                 )
 
     def _check(self) -> None:
-        bad = bad_rows(self.state)
-        if bool(bad.any()):
-            raise diverged(bad, self.sampler, self.done)
+        # Which chains are bad is only looked for where some are.
+        if not all_finite(self.state):
+            raise diverged(bad_rows(self.state), self.sampler, self.done)
 
     def _look_back(self) -> None:
         """Chains whose last point is finite but its energy is not are told too. The next step would

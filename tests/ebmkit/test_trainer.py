@@ -178,3 +178,71 @@ def test_a_conditional_model_is_trained_and_sampled_at_its_labels() -> None:
     assert fives.condition is not None
     assert fives.condition.tolist() == [5] * 6
     assert "kl_nats" in pipeline.evaluate()["refused"]
+
+
+@pytest.fixture
+def graphs_as_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs run as they were traced, which takes no compiler."""
+    monkeypatch.setattr("ebmkit.compiling.compiled", lambda graph, **_: graph.forward)
+
+
+@pytest.mark.usefixtures("graphs_as_traced")
+def test_a_gradient_that_is_known_takes_no_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for mode in ("off", "on"):
+        pipeline = composed(**{"training.compile": mode})
+        if mode == "on":
+            monkeypatch.setattr(torch.autograd, "backward", None)
+        metrics = [pipeline.train_step() for _ in range(3)]
+        ends.append((weights(pipeline), [m["gradient_norm"] for m in metrics]))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.usefixtures("graphs_as_traced")
+@pytest.mark.parametrize("mode", ["off", "on"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_waits_for_a_gradient_gets_it(mode: str, when: str) -> None:
+    pipeline = composed(**{"training.compile": mode})
+    (first, *_) = pipeline.model.parameters()
+    seen: list[Tensor] = []
+    if when == "before":
+        first.register_hook(lambda gradient: 2 * gradient)
+    else:
+        first.register_post_accumulate_grad_hook(lambda p: seen.append(p.grad.clone()))
+    pipeline.train_step()
+    found = first.grad
+    other = composed(**{"training.compile": mode})
+    other.train_step()
+    (expected, *_) = other.model.parameters()
+    factor = 2 if when == "before" else 1
+    torch.testing.assert_close(found, factor * expected.grad)
+    assert len(seen) == (when == "after")
+    assert when == "before" or torch.equal(seen[0], found)
+
+
+@pytest.mark.parametrize("compiler", ["real", "traced"])
+def test_parameters_with_equal_gradients_are_clipped_once_each(
+    compiler: str, request: pytest.FixtureRequest
+) -> None:
+    if compiler == "traced":
+        request.getfixturevalue("graphs_as_traced")
+
+    class Twofold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(2, 1))
+            self.b = nn.Parameter(torch.ones(2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x @ (self.a + self.b)).square().squeeze(1)
+
+    ends = []
+    for mode in ("off", "on"):
+        pipeline = ebmkit.compose(
+            {**SPEC, "model": None},
+            model=Twofold(),
+            **{"training.compile": mode, "training.gradient_clip": 0.01},
+        )
+        pipeline.train_step()
+        ends.append(weights(pipeline))
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-6, atol=1e-7)

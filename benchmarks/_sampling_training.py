@@ -26,7 +26,7 @@ def specs(steps: int) -> dict[str, Spec]:
     """Arms that take so many training steps a block."""
     here = "_sampling_training"
     return {
-        OURS: Spec(f"{here}:ours", {"steps": steps, "loss": "off", "chains": "chunk"}),
+        OURS: Spec(f"{here}:ours", {"steps": steps, "loss": "on", "chains": "chunk"}),
         "ebmkit, auto": Spec(f"{here}:ours", {"steps": steps, "loss": "auto", "chains": "auto"}),
         "ebmkit, eager": Spec(f"{here}:ours", {"steps": steps, "loss": "off", "chains": "off"}),
         PEER: Spec(f"{here}:torchebm", {"steps": steps}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ebmkit.errors import DivergenceError
 from ebmkit.fields import generator_or_new
 from ebmkit.forces import mean_force
 from ebmkit.holding import evaluating
+from ebmkit.lowering import complaint
 from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
 from ebmkit.sections import Chains
 
@@ -55,6 +57,7 @@ class Objective:
         """How the loss's chains are run, and what became of them."""
         self.state: Any = None
         self.step = 0
+        self._forceless = False
 
     def __call__(self, batch: Any, *, force: bool = False) -> LossOutput:
         """The loss on a batch: a tensor (batch, *event), a pair (points, condition), or a Batch.
@@ -122,10 +125,28 @@ class Objective:
         """The metric ``force``, if there is one."""
         x, condition = getattr(draws, "negatives", None), getattr(draws, "condition", None)
         unknown = batch.condition is not None and condition is None
-        if x is None or unknown or self._discrete or getattr(self.model, "discrete", False):
+        if (
+            self._forceless
+            or x is None
+            or unknown
+            or self._discrete
+            or getattr(self.model, "discrete", False)
+        ):
             return {}
-        with evaluating(self.model):
-            found = mean_force(bind(self.model, condition), x)
+        energy = bind(self.model, condition)
+        try:
+            with evaluating(self.model):
+                found = mean_force(energy, x)
+        except Exception as error:
+            # A metric is no reason to end a run; that it is missing is said, once.
+            self._forceless = True
+            warnings.warn(
+                f"the metric force is left out, for ∇E at the negatives cannot be computed: "
+                f"{complaint(error, energy)}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return {}
         return {} if found is None else {"force": found}
 
     @property

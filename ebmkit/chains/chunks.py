@@ -108,7 +108,7 @@ def graph_of(
         def first(*arguments: Any) -> Any:
             # On tensors of their own: one that is given twice would become one input for both.
             tensors, *others = arguments
-            own = (tensors, *pytree.tree_map(_copied, others))
+            own = (tensors, *pytree.tree_map(copied, others))
             made.append(_traced(case, all_values, own, state.x.device.type))
             return made[0](*own)  # compiling happens in the first call
 
@@ -136,7 +136,7 @@ def agreeing(found: Any, expected: Any) -> None:
             )
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ebmkit.chains.chunks import agreeing, graphs_kept_with, keep
+from ebmkit.chains.chunks import agreeing, copied, graphs_kept_with, keep
 from ebmkit.graphs import tensors_of
 from ebmkit.holding import with_tensors
 from ebmkit.lowering import (
@@ -46,7 +46,8 @@ def traceable(
     tensors, or trees of such as NamedTuples, and so is what it returns; keywords are numbers and the
     like, which become part of a graph. It is pure and branches on no value of a tensor. Where chains
     are compiled, each such part is, once for every set of keywords; where they run eagerly the
-    function is called as it stands. The sampler's class says ``traceable = False``.
+    function is called as it stands. A part may call others, which then belong to it. The sampler's
+    class says ``traceable = False``.
     """
 
     @functools.wraps(function)
@@ -77,7 +78,10 @@ class Taken(NamedTuple):
     tensors: Any
     """What is bound to the energy, or held by what is around its module: a tree of tensors."""
     what: Any
-    """All else that tells it from others; it can be compared, and keeps no module alive."""
+    """All else that tells it from others; it can be compared."""
+    alone: bool
+    """Whether nothing is inside but the module: what a plain function holds may change unseen, and may
+    keep the module alive."""
     again: Callable[[Any], Energy]
     """The energy with such tensors as ``tensors``."""
 
@@ -91,6 +95,7 @@ def taken_apart(energy: Any) -> Taken:
             inner.module,
             (inner.tensors, bound),
             (functools.partial, inner.what),
+            inner.alone,
             lambda given: functools.partial(inner.again(given[0]), **given[1]),
         )
     kind = type(energy)
@@ -98,8 +103,8 @@ def taken_apart(energy: Any) -> Taken:
         owner = energy if isinstance(energy, nn.Module) else getattr(energy, "__self__", None)
         module = owner if isinstance(owner, nn.Module) else None
         called = None if module is energy else energy if module is None else energy.__func__
-        return Taken(module, (), called, lambda _: energy)
-    fields = {f.name: getattr(energy, f.name) for f in attrs.fields(kind) if f.init}
+        return Taken(module, (), called, module is not None, lambda _: energy)
+    fields = {str(f.alias): getattr(energy, f.name) for f in attrs.fields(kind) if f.init}
     tensors = {name: value for name, value in fields.items() if isinstance(value, Tensor)}
     others = {n: v for n, v in fields.items() if n not in tensors and not callable(v)}
     inside = {n: taken_apart(v) for n, v in fields.items() if n not in tensors and callable(v)}
@@ -114,6 +119,7 @@ def taken_apart(energy: Any) -> Taken:
         modules[0] if modules else None,
         (tensors, {name: inner.tensors for name, inner in inside.items()}),
         (kind, tuple(others.items()), tuple((n, i.what) for n, i in inside.items())),
+        all(inner.alone for inner in inside.values()),
         again,
     )
 
@@ -150,20 +156,23 @@ class CompiledParts:
         device = arguments_device(arguments)
         around = () if module is None else facts(module)
         full = *key, layout((held, arguments)), around, surroundings(device)
-        kept = {} if module is None else graphs_kept_with(module)
+        kept = graphs_kept_with(module) if module is not None and taken.alone else {}
         if full not in kept:
 
-            def whole(tensors: Any, held: Any, arguments: Any) -> Any:
-                def work() -> Any:
+            def plain(held: Any, arguments: Any) -> Any:
+                with called_by(None):
                     return function(taken.again(held), *arguments, **dict(fixed))
 
-                return work() if module is None else with_tensors(module, tensors, work)
+            def whole(tensors: Any, held: Any, arguments: Any) -> Any:
+                if module is None:
+                    return plain(held, arguments)
+                return with_tensors(module, tensors, lambda: plain(held, arguments))
 
-            own = pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, given)
+            own = pytree.tree_map(copied, given)
             run = compiled(made_graph(whole, *own, captures=module is None))
             with quietly():
                 found = run(*own)  # compiling happens in the first call
-            agreeing(found, function(taken.again(held), *arguments, **dict(fixed)))
+            agreeing(found, plain(held, arguments))
             keep(kept, full, run)
         return kept[full]  # type: ignore[no-any-return]
 

@@ -105,10 +105,8 @@ class Stepper:
             return
         except UserError:
             raise
-        except Unsuitable as reason:
-            self._refuse(str(reason))
         except Exception as error:
-            self._refuse(complaint(error, self.energy, f"sampler {type(self.sampler).__name__}"))
+            self._refuse(error)
         plans[brief] = None
 
     def take(
@@ -126,9 +124,11 @@ class Stepper:
             if self._parts is not None:
                 with called_by(self._parts):
                     return self._eagerly(state, held, noises, values)
+        except UserError:
+            raise
         except Exception as error:
             self._graph = self._parts = None
-            self._refuse(complaint(error, self.energy, f"sampler {type(self.sampler).__name__}"))
+            self._refuse(error)
         return self._eagerly(state, held, noises, values)
 
     def _eagerly(
@@ -201,7 +201,10 @@ class Stepper:
                 f"shapes, or attributes of the model, changed more than {MOST_GRAPHS} times"
             )
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, error: Exception) -> None:
+        sampler = f"sampler {type(self.sampler).__name__}"
+        plain = isinstance(error, Unsuitable)
+        why = str(error) if plain else complaint(error, self.energy, sampler)
         self.conduct.refuse(energy_name(self.energy), why)
 
 
@@ -210,7 +213,8 @@ def _told(
 ) -> Any:
     """A part's result, and in ``found`` how many operations it takes."""
     before = work.calls
-    result = function(energy, *arguments, **fixed)
+    with called_by(None):
+        result = function(energy, *arguments, **fixed)
     found[function, tuple(fixed.items())] = work.calls - before
     return result
 

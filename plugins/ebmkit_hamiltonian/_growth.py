@@ -85,7 +85,7 @@ def opened(
     origin = hamiltonian(choice.energy, momentum)
     growth = Growth.begun(choice, momentum)
     for depth in range(doublings):
-        growth = _doubled(energy, growth, origin, step_size, draws, limit, depth)
+        growth = doubled(energy, growth, origin, step_size, draws, limit=limit, depth=depth)
     return growth, origin
 
 
@@ -101,18 +101,6 @@ def doubled(
     depth: int,
 ) -> Growth:
     """The trajectories after one more doubling, of no more leaps than a piece has."""
-    return _doubled(energy, growth, origin, step_size, draws, limit, depth)
-
-
-def _doubled(
-    energy: Energy,
-    growth: Growth,
-    origin: Tensor,
-    step_size: Tensor,
-    draws: Draws,
-    limit: float,
-    depth: int,
-) -> Growth:
     growth = _reversed(growth, draws.reverse[:, depth - 1] if depth else None)
     uniforms = draws.choose[:, :depth].unbind(1)
     tree, tally = grown(energy, growth.front, origin, step_size, limit, growth.tally, uniforms)

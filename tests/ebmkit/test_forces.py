@@ -127,7 +127,9 @@ def test_not_of_losses_without_negatives() -> None:
 
 
 def refusing(x: Tensor) -> Tensor:
-    raise TypeError("an energy of something else")
+    if x.requires_grad:
+        raise TypeError("an energy of something else")
+    return x.sum(1)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +138,27 @@ def refusing(x: Tensor) -> Tensor:
         lambda x: x.detach().sum(1),
         lambda x: x.sum(),
         lambda x: x.sum(1).long(),
-        # Forward works, and backward does not.
-        lambda x: torch.special.gammainc(x + 1, torch.ones_like(x)).sum(1),
-        refusing,
     ],
 )
 def test_none_of_an_energy_without_a_gradient(energy: Any) -> None:
     state = torch.get_rng_state()
     assert mean_force(energy, torch.zeros(3, 2)) is None
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("energy", "said"),
+    [
+        # Forward works, and backward does not.
+        (lambda x: torch.special.gammainc(x + 1, torch.ones_like(x)).sum(1), "energy .*Error"),
+        (refusing, "energy refusing: TypeError: an energy of something else"),
+    ],
+)
+def test_where_it_cannot_be_computed_that_is_said_once(energy: Any, said: str) -> None:
+    objective = ebmkit.objective(Given(Draws(torch.zeros(3, 2), None)), energy)
+    with pytest.warns(RuntimeWarning, match=f"the metric force is left out.*{said}"):
+        assert "force" not in objective(torch.zeros(4, 2), force=True).metrics
+    assert "force" not in objective(torch.zeros(4, 2), force=True).metrics
 
 
 class Noisy(nn.Module):

@@ -84,3 +84,17 @@ def points(n: int = 12, size: int = 2, seed: int = 1) -> Tensor:
 def cliff(x: Tensor) -> Tensor:
     """NaN beyond 2 along the first axis."""
     return torch.where(x[:, 0] > 2, torch.nan, 1.0) * x.square().sum(1) / 2
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Graphs run as they were traced, which takes no compiler; the list counts them."""
+    made: list[Any] = []
+
+    def keep(graph: Any, **_: Any) -> Any:
+        made.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr("ebmkit.chains.chunks.compiled", keep)
+    monkeypatch.setattr("ebmkit.chains.parts.compiled", keep)
+    return made

@@ -38,19 +38,6 @@ def sampler_of(name: str) -> Any:
     return ebmkit.create("sampler", name, **SAMPLERS[name])
 
 
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Graphs run as they were traced, which takes no compiler; the list counts them."""
-    made: list[Any] = []
-
-    def keep(graph: Any, **_: Any) -> Any:
-        made.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(chunks, "compiled", keep)
-    return made
-
-
 def ways(sampler: Any, model: Any, steps: int, **keywords: Any) -> dict[str, Tensor]:
     return {
         mode: ebmkit.sample(

@@ -52,20 +52,6 @@ class Halting:
         return state, {"energy": energies.mean()}
 
 
-@pytest.fixture
-def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Graphs run as they were traced, which takes no compiler; the list counts them."""
-    made: list[Any] = []
-
-    def keep(graph: Any, **_: Any) -> Any:
-        made.append(graph)
-        return graph.forward
-
-    monkeypatch.setattr(parts, "compiled", keep)
-    calls.clear()
-    return made
-
-
 def both(sampler: Any, energy: Any, steps: int = 7, x: Tensor | None = None) -> list[Tensor]:
     """Points of eager chains and of compiled ones, which must not warn."""
     found = []
@@ -84,11 +70,9 @@ def test_a_part_is_compiled_once_and_leads_the_same_way(net: Net, traced: list[A
     assert not torch.equal(eager, points())
     assert len(traced) == 1
     # In a graph's stead the function itself would have been called at every step.
-    before = len(calls)
+    calls.clear()
     both(Halting(), net)
-    assert (
-        len(traced) == 1 and len(calls) == before + 7 * 5 + 5
-    )  # eager steps, and one for the plan
+    assert len(traced) == 1 and len(calls) == 7 * 5 + 5  # eager steps, and one for the plan
 
 
 @pytest.mark.parametrize(
@@ -218,16 +202,16 @@ def test_auto_counts_each_part_once(net: Net, traced: list[Any]) -> None:
 
 class TestTakenApart:
     def test_a_module_its_method_and_a_function(self, net: Net) -> None:
-        assert taken_apart(net)[:3] == (net, (), None)
-        assert taken_apart(net.forward)[:3] == (net, (), Net.forward)
-        assert taken_apart(math.sin)[:3] == (None, (), math.sin)
+        assert taken_apart(net)[:4] == (net, (), None, True)
+        assert taken_apart(net.forward)[:4] == (net, (), Net.forward, True)
+        assert taken_apart(math.sin)[:4] == (None, (), math.sin, False)
 
     def test_what_is_bound_and_what_attrs_classes_hold(self, net: Net) -> None:
         @attrs.frozen(eq=False)
         class Scaled:
             energy: Any
             scale: Tensor
-            name: str
+            _name: str
 
             def __call__(self, x: Tensor) -> Tensor:
                 return self.energy(self.scale * x)
@@ -240,9 +224,10 @@ class TestTakenApart:
         assert taken.tensors[1]["energy"][1] == {"condition": bound}
         assert taken.what == taken_apart(attrs.evolve(energy, scale=3 * scale)).what
         assert taken.what != taken_apart(attrs.evolve(energy, name="two")).what
+        assert taken.alone and not taken_apart(attrs.evolve(energy, energy=math.sin)).alone
         other = torch.tensor(5.0)
         again: Any = taken.again(({"scale": other}, {"energy": ((), {"condition": 2 * bound})}))
-        assert again.scale is other and again.name == "one"
+        assert again.scale is other and again._name == "one"
         assert again.energy.func is net
         assert torch.equal(again.energy.keywords["condition"], 2 * bound)
 
@@ -256,3 +241,55 @@ class TestTakenApart:
             moved(net, points(), points(), size=0.1)
         assert len(traced) == 1
         assert torch.equal(found[0].x, moved(other, points(), points(), size=0.1)[0].x)
+
+
+def test_a_part_may_call_others(net: Net, traced: list[Any]) -> None:
+    @traceable
+    def twice(energy: Any, x: Tensor, noise: Tensor) -> tuple[Where, Tensor]:
+        state, _ = moved(energy, x, noise, size=0.1)
+        return moved(energy, state.x, noise, size=0.2)
+
+    class Twice(Halting):
+        def step(self, energy: Any, state: Where, noise: Tensor) -> Any:
+            return twice(energy, state.x, noise)[0], {}
+
+    eager, compiled = both(Twice(), net)
+    torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+    assert len(traced) == 1
+    with conducted(conduct := Conduct(compile="chunk")):
+        run_chain(Twice(), net, points(), steps=3, generator=seeded(2))
+    assert conduct.decision == "compiled, in 1 parts"
+
+
+def test_a_user_s_mistake_is_no_fault_of_compiling(net: Net, traced: list[Any]) -> None:
+    class Refusing(Halting):
+        def step(self, energy: Any, state: Where, noise: Tensor) -> Any:
+            steps.append(moved(energy, state.x, noise, size=0.1))
+            if len(steps) > 2:
+                raise ebmkit.UserError("no such thing")
+            return steps[-1][0], {}
+
+    steps: list[Any] = []
+    with warnings.catch_warnings(), conducted(Conduct(compile="chunk")):
+        warnings.simplefilter("error")
+        with pytest.raises(ebmkit.UserError, match="no such thing"):
+            run_chain(Refusing(), net, points(), steps=3, generator=seeded(2))
+
+
+def test_what_a_function_inside_an_energy_holds_may_change(net: Net, traced: list[Any]) -> None:
+    held = [1.0]
+
+    @attrs.frozen(eq=False)
+    class Bent:
+        energy: Any
+        bend: Any
+
+        def __call__(self, x: Tensor) -> Tensor:
+            found: Tensor = self.energy(x) + self.bend(x)
+            return found
+
+    energy = Bent(net, lambda x: held[0] * x.square().sum(1))
+    for held[0] in (1.0, 3.0):
+        eager, compiled = both(Halting(), energy)
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-5)
+    assert len(traced) == 2

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from ebmkit.chains import Chain as Chain
     from ebmkit.chains import ChainInterrupt as ChainInterrupt
     from ebmkit.chains import Moments as Moments
+    from ebmkit.chains import normals as normals
     from ebmkit.chains import run_chain as run_chain
     from ebmkit.chains import sample as sample
-    from ebmkit.chains import traceable as traceable
     from ebmkit.clocks import clock_of as clock_of
     from ebmkit.clocks import length_of as length_of
     from ebmkit.clocks import spread as spread
@@ -56,8 +56,9 @@ if TYPE_CHECKING:
     from ebmkit.hooks import hookimpl as hookimpl
     from ebmkit.layers import offered as offered
     from ebmkit.loading import load as load
+    from ebmkit.loops import tracing as tracing
+    from ebmkit.loops import while_loop as while_loop
     from ebmkit.lowering import CompileWarning as CompileWarning
-    from ebmkit.lowering import tracing as tracing
     from ebmkit.objectives import LossOutput as LossOutput
     from ebmkit.objectives import Objective as Objective
     from ebmkit.objectives import bind as bind
@@ -85,9 +86,10 @@ _HOME = {
         "score",
         "with_rule",
     ),
-    "ebmkit.chains": ("Chain", "ChainInterrupt", "Moments", "run_chain", "sample", "traceable"),
+    "ebmkit.chains": ("Chain", "ChainInterrupt", "Moments", "normals", "run_chain", "sample"),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
-    "ebmkit.lowering": ("CompileWarning", "tracing"),
+    "ebmkit.loops": ("tracing", "while_loop"),
+    "ebmkit.lowering": ("CompileWarning",),
     "ebmkit.composer": ("compose", "create"),
     "ebmkit.diagnostics": (
         "Diagnosis",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ebmkit.loops import again
 from ebmkit.lowering import Unsuitable, made_graph
 from ebmkit.protocols import Batch, Loss, Metrics
 
@@ -117,7 +118,7 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls = 0
-        """Operations, views not counted."""
+        """Operations, views not counted; of a loop's those of its first turn, as in a graph."""
         self.computed = 0
         """Those of them that are no matrix products, which a compiler leaves as they are."""
         self.traffic = 0
@@ -127,7 +128,7 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "_opname", "")
         if name not in VIEWS:
-            self.calls += 1
+            self.calls += not again()
             if name not in PRODUCTS:
                 self.computed += 1
                 written = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]

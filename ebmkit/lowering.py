@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from threading import RLock
 from types import TracebackType
 from typing import Any
 
@@ -16,11 +16,13 @@ from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from ebmkit.columns import with_columns
 from ebmkit.layers import layer_name, modules_of
+from ebmkit.loops import while_tracing
 from ebmkit.products import with_fast_products
 
 # What the compiled code would look at again in every call is in the key that a graph is found by.
-_OPTIONS = {"size_asserts": False}
+_OPTIONS = {"size_asserts": False, "cpp.enable_tiling_heuristics": False}
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -32,23 +34,6 @@ class CompileWarning(UserWarning):
     """A loss, or a chain, that runs eagerly because it could not be compiled."""
 
 
-_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
-
-
-def tracing() -> bool:
-    """Whether code is being traced into a graph, so that it must not branch on values of tensors."""
-    return _tracing.get() or torch.compiler.is_compiling()
-
-
-@contextmanager
-def _while_tracing() -> Iterator[None]:
-    token = _tracing.set(True)
-    try:
-        yield
-    finally:
-        _tracing.reset(token)
-
-
 class _Compiled:
     """A graph as compiled code.
 
@@ -56,8 +41,9 @@ class _Compiled:
     look at again in each call.
     """
 
-    def __init__(self, graph: GraphModule, options: dict[str, Any]) -> None:
+    def __init__(self, graph: GraphModule, options: dict[str, Any], columns: bool) -> None:
         self._graph = graph
+        self._columns = columns
         self._options = options
         self._run: Callable[..., Any] | None = None
         self._form: Any = None
@@ -76,7 +62,7 @@ class _Compiled:
     def _compile(self, given: list[Tensor]) -> Callable[..., Any]:
         import torch._inductor
 
-        graph = with_fast_products(self._graph)
+        graph = self._graph
         # What takes and returns no trees has none written down.
         written = getattr(graph.graph._codegen, "pytree_info", None)
         (output,) = graph.graph.find_nodes(op="output")
@@ -91,10 +77,40 @@ class _Compiled:
                 graph.graph.erase_node(node)
         graph.graph.set_codegen(CodeGen())
         graph.recompile()
+        if self._columns:
+            graph = with_columns(graph)
+        graph = with_fast_products(graph)
         compile: Any = torch._inductor.compile  # noqa: A001
         # From kernel to kernel in Python, half the time of small chains would be the calling.
         wrapped = self._options | {"cpp_wrapper": all(x.device.type == "cpu" for x in given)}
-        return compile(graph, given, options=wrapped)  # type: ignore[no-any-return]
+        with _lean_loops():
+            return compile(graph, given, options=wrapped)  # type: ignore[no-any-return]
+
+
+_patching = RLock()
+
+
+@contextmanager
+def _lean_loops() -> Iterator[None]:
+    """Memory that no kernel of a loop's body uses is not asked for at each turn: torch leaves it out of
+    a graph, and in 2.13 forgets to within loops."""
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+    from torch._inductor.virtualized import V
+
+    plain: Any = CppWrapperCpu.codegen_subgraph
+
+    def told(self: Any, subgraph: Any, *arguments: Any) -> Any:
+        found = plain(self, subgraph, *arguments)
+        around: Any = V.graph
+        around.removed_buffers.update(subgraph.graph.removed_buffers)
+        return found
+
+    with _patching:
+        CppWrapperCpu.codegen_subgraph = told  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            CppWrapperCpu.codegen_subgraph = plain  # type: ignore[method-assign]
 
 
 def _laid(x: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:
@@ -140,9 +156,10 @@ def _filled(form: Any, values: Sequence[Any]) -> Any:
     return pytree.tree_unflatten([values[i] for i in numbers], structure)
 
 
-def compiled(graph: GraphModule, **options: Any) -> Callable[..., Any]:
-    """The graph as compiled code; compiling itself happens in the first call."""
-    return _Compiled(graph, _OPTIONS | options)
+def compiled(graph: GraphModule, *, columns: bool = False, **options: Any) -> Callable[..., Any]:
+    """The graph as compiled code; compiling itself happens in the first call. With ``columns`` events
+    of few numbers are taken apart, which pays where little is done to them but number by number."""
+    return _Compiled(graph, _OPTIONS | options, columns)
 
 
 def made_graph(
@@ -152,7 +169,7 @@ def made_graph(
     are none of its arguments, and they become part of the graph."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    with _while_tracing():
+    with while_tracing():
         make = make_fx(
             function,
             decomposition_table=_SPELT_OUT,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from ebmkit.loops import loops_in
+
 LEAST_WORK = 2**21
 """Multiplications of a product that oneDNN is called for; below, calling it takes longer."""
 NARROW = 8
@@ -64,8 +66,13 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
     torch leaves them to MKL, which takes twice as long for the first on CPUs not of its maker, and
     four times for the last where a row of the factor is not a row of memory.
     """
-    if not torch.backends.mkldnn.enabled or _library() is None:
-        return graph
+    if torch.backends.mkldnn.enabled and _library() is not None:
+        for part in (graph, *loops_in(graph)):
+            _with_fast_products(part)
+    return graph
+
+
+def _with_fast_products(graph: GraphModule) -> None:
     turned: dict[Any, Node] = {}
     changed = False
     for node in list(graph.graph.nodes):
@@ -94,7 +101,6 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
     if changed:
         graph.graph.eliminate_dead_code()
         graph.recompile()
-    return graph
 
 
 def _written_out(graph: GraphModule, biases: list[Any], left: Node, right: Node) -> Any:

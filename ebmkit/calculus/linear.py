@@ -21,7 +21,7 @@ from ebmkit.calculus.jet import (
     shared,
     values,
 )
-from ebmkit.lowering import tracing
+from ebmkit.loops import tracing
 
 # Linear in the one jet that they are given; what else they take are sizes, axes and indices.
 _LINEAR: dict[str, Callable[..., Any]] = {

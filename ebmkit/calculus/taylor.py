@@ -17,7 +17,8 @@ from ebmkit.calculus.jet import Jet, NoRuleError, RandomError
 from ebmkit.calculus.kinks import noticing
 from ebmkit.errors import EnergyError
 from ebmkit.layers import energy_name, layer_name, module_of
-from ebmkit.lowering import Unsuitable, tracing
+from ebmkit.loops import tracing
+from ebmkit.lowering import Unsuitable
 from ebmkit.protocols import Energy
 
 MEMORY_BUDGET = 512 * 2**20

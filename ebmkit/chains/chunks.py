@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,9 +14,11 @@ from torch.utils import _pytree as pytree
 
 from ebmkit.chains.capture import Captured, CudaGraph
 from ebmkit.chains.guard import Held
+from ebmkit.chains.noise import Block
 from ebmkit.chains.steps import Stretch, step_by_step
 from ebmkit.holding import with_tensors
 from ebmkit.layers import unbound
+from ebmkit.loops import loops_in, scanned
 from ebmkit.lowering import Unsuitable, compiled, facts, layout, made_graph, quietly, surroundings
 from ebmkit.protocols import Energy, Sampler, State
 
@@ -24,13 +26,9 @@ MOST_GRAPHS = 8
 """Graphs kept for a model."""
 
 
-class Graph(NamedTuple):
-    """Steps as one graph."""
-
-    run: Callable[..., Any]
-    """(model's tensors, bound keywords, state, held, noises, moving values) -> a Stretch's fields"""
-    length: int
-    """Steps that it takes."""
+Run = Callable[..., Any]
+"""(model's tensors, bound keywords, state, held, a block's noise, moving values (steps, names) or None)
+-> a Stretch's fields, and the points after the first ``length`` steps"""
 
 
 class Case(NamedTuple):
@@ -43,6 +41,9 @@ class Case(NamedTuple):
     """Scheduled parameters that are inputs of the graph; the others are part of it."""
     watch: tuple[str, ...]
     length: int
+    """Steps that are written out one after another."""
+    rounds: int
+    """How often: beyond once as a loop within the graph."""
     lower: bool
     """Whether the graph is compiled, and not only recorded."""
 
@@ -52,6 +53,11 @@ class Case(NamedTuple):
         the next time."""
         inner = unbound(self.energy)[0]
         return inner is self.module or getattr(inner, "__self__", None) is self.module
+
+    @property
+    def steps(self) -> int:
+        """Steps that the graph takes."""
+        return self.length * self.rounds
 
     def key(self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]) -> Any:
         """What a graph is good for; anything else needs another."""
@@ -88,35 +94,35 @@ def graph_of(
     case: Case,
     state: State,
     held: Held | None,
-    noise: Any,
+    block: Block,
     values: Mapping[str, Any],
     call: Callable[..., Any],
     before: Callable[[], None],
-) -> Graph:
-    """The graph of a case, made where there is none yet; ``call(run, state, held, noises, values)``
-    calls a graph's ``run``, and ``before()`` is called where one has to be made. Graphs are kept as
-    long as their model; an energy that is no module may have changed by the next time."""
+) -> Run:
+    """The graph of a case, made where there is none yet; ``call(run, state, held, block, values)``
+    calls a graph, and ``before()`` is called where one has to be made. Graphs are kept as long as their
+    model; an energy that is no module may have changed by the next time."""
     module = case.module
     kept = graphs_kept_with(module) if module is not None and case.holds_alone else {}
-    key = case.key(state, held, noise, values)
+    key = case.key(state, held, block.noise, values)
     if key not in kept:
         before()
-        noises = [noise] * case.length
-        all_values = [values] * case.length
-        made: list[Callable[..., Any]] = []
+        made: list[Run] = []
 
         def first(*arguments: Any) -> Any:
             # On tensors of their own: one that is given twice would become one input for both.
             tensors, *others = arguments
             own = (tensors, *pytree.tree_map(copied, others))
-            made.append(_traced(case, all_values, own, state.x.device.type))
+            made.append(_traced(case, values, own, state.x.device.type))
             return made[0](*own)  # compiling happens in the first call
 
         with quietly():
-            compiled_steps = call(first, state, held, noises, all_values)
-        eager = step_by_step(case.sampler, case.energy, state, held, noises, all_values, case.watch)
-        agreeing(compiled_steps.state.x, eager.state.x)
-        keep(kept, key, Graph(made[0], case.length))
+            *_, found = call(first, state, held, block, [values] * block.steps)
+        # Of chaotic chains no more can be compared, for these part by rounding alone.
+        noises, all_values = block.each()[: case.length], [values] * case.length
+        eager = step_by_step(case.sampler, case.energy, state, held, noises, all_values, ())
+        agreeing(found, eager.state.x)
+        keep(kept, key, made[0])
     return kept[key]  # type: ignore[no-any-return]
 
 
@@ -137,32 +143,68 @@ def agreeing(found: Any, expected: Any) -> None:
 
 
 def copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+    """A tensor of its own that lies in memory as the given one does."""
+    if not isinstance(value, Tensor):
+        return value
+    if 0 in value.stride():
+        return value.clone()
+    return torch.empty_strided(
+        value.shape, value.stride(), dtype=value.dtype, device=value.device
+    ).copy_(value)
 
 
-def _traced(
-    case: Case, values: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...], device: str
-) -> Callable[..., Any]:
+def _traced(case: Case, values: Mapping[str, Any], arguments: tuple[Any, ...], device: str) -> Run:
     inner, module = unbound(case.energy)[0], case.module
-    fixed = [{n: v for n, v in step.items() if n not in case.moving} for step in values]
+    fixed = {name: value for name, value in values.items() if name not in case.moving}
 
     def whole(
-        tensors: Any, bound: Any, state: State, held: Any, noises: Any, moving: Any
+        tensors: Any, bound: Any, state: State, held: Any, noise: Any, moving: Any
     ) -> tuple[Any, ...]:
         energy: Energy = partial(inner, **bound) if bound else inner
-        given = [
-            f | dict(zip(case.moving, m, strict=True)) for f, m in zip(fixed, moving, strict=True)
-        ]
 
-        def work() -> Stretch:
+        def some(state: State, held: Any, noise: Any, moving: Any) -> Stretch:
+            given = [fixed] * case.length
+            if moving is not None:
+                rows = (row.unbind() for row in moving.unbind())
+                given = [fixed | dict(zip(case.moving, row, strict=True)) for row in rows]
+            noises = Block(noise, case.length).each()
             return step_by_step(case.sampler, energy, state, held, noises, given, case.watch)
+
+        def work() -> tuple[Any, ...]:
+            if case.rounds == 1:
+                stretch = some(state, held, noise, moving)
+                return *stretch, stretch.state.x
+            return _in_rounds(some, case, state, held, (noise, moving))
 
         return tuple(work() if module is None else with_tensors(module, tensors, work))
 
     # What a plain function has captured becomes part of its graph.
     graph = made_graph(whole, *arguments, captures=module is None)
-    run: Callable[..., Any] = compiled(graph) if case.lower else graph.forward
-    return Captured(run, CudaGraph) if device == "cuda" else run
+    run: Run = compiled(graph, columns=True) if case.lower else graph.forward
+    # A loop waits at each turn, which no recording can.
+    return Captured(run, CudaGraph) if device == "cuda" and not loops_in(graph) else run
+
+
+def _in_rounds(
+    some: Callable[..., Stretch], case: Case, state: State, held: Any, given: Any
+) -> tuple[Any, ...]:
+    """A stretch's fields, and the points after the first round."""
+
+    def body(carried: Any, part: Any) -> Any:
+        stretch = some(*carried, *part)
+        return stretch[:2], (*stretch[2:], stretch.state.x)
+
+    shape = (case.rounds, case.length)
+    parts = pytree.tree_map_only(Tensor, lambda x: x.unflatten(0, shape), given)
+    (state, held), (totals, counted, watched, x) = scanned(body, (state, held), parts)
+    return (
+        state,
+        held,
+        {name: total.sum(0) for name, total in totals.items()},
+        {name: count.sum(0) for name, count in counted.items()},
+        {name: rows.flatten(0, 1) for name, rows in watched.items()},
+        x[0],
+    )
 
 
 def _identity(sampler: Sampler) -> Any:

@@ -49,6 +49,7 @@ class Kept:
     wants_moments: bool
     thin: int
     points: list[Tensor] = attrs.field(factory=list)
+    """Each (some, batch, *event)."""
     traces: dict[str, list[Tensor]] = attrs.field(factory=dict)
     moments: Moments | None = None
     steps: int = 0
@@ -67,13 +68,18 @@ class Kept:
         if not due:
             return
         for name in self.trace:
-            self.traces.setdefault(name, []).extend(stretch.watched[name][i] for i in due)
-        wanted = self.trajectory or self.wants_moments
-        points = [stretch.watched["x"][i] for i in due] if wanted else []
+            self.traces.setdefault(name, []).append(_of(stretch.watched[name], due))
+        if not (self.trajectory or self.wants_moments):
+            return
+        points = _of(stretch.watched["x"], due)
         if self.trajectory:
-            self.points += points
+            self.points.append(points)
         if self.wants_moments:
-            kept = torch.stack(points)
-            kept = kept if kept.is_floating_point() else kept.to(torch.get_default_dtype())
+            kept = points if points.is_floating_point() else points.to(torch.get_default_dtype())
             none = torch.zeros_like(kept[0])
             self.moments = (self.moments or Moments(0, none, none)).and_with(kept)
+
+
+def _of(rows: Tensor, due: list[int]) -> Tensor:
+    """Those rows; a view would keep the others in memory."""
+    return rows if len(due) == len(rows) else rows[due]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,11 +13,12 @@ from torch import Tensor
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held, all_finite, anew, bad_rows, diverged, where_rows
 from ebmkit.chains.kept import Kept, Moments
-from ebmkit.chains.stepping import Stepper
+from ebmkit.chains.noise import Block, drawn
+from ebmkit.chains.stepping import LONGEST_CHUNK, MOST_BYTES, Stepper, bytes_of
 from ebmkit.chains.steps import Stretch
 from ebmkit.errors import did_you_mean
 from ebmkit.layers import unbound
-from ebmkit.lowering import tensors_in
+from ebmkit.lowering import Unsuitable
 from ebmkit.protocols import Energy, Metrics, Sampler, State
 
 Progress = Callable[[int, int], object]
@@ -27,10 +28,6 @@ CHECK_EVERY = 100
 """Steps after which chains that are to stop the run are looked for: looking waits for the device."""
 TUNINGS = 6
 """How often a sampler is tuned along a warm-up, at lengths that double."""
-AHEAD_STEPS, AHEAD_BYTES = 50, 2**20
-"""Random numbers are drawn ahead for at most so many steps, of at most so many bytes."""
-MOST_BYTES = 2**26
-"""Those of one graph's steps may be as large as this; those of one step, of any size."""
 _TRIES = 10
 
 
@@ -91,11 +88,8 @@ class Run:
     totals: dict[str, Tensor] = attrs.field(factory=dict)
     counted: dict[str, Any] = attrs.field(factory=dict)
     drawn: Tensor | None = None
-    """The generator's state before numbers were drawn ahead; None where steps have used them all."""
-    ahead: int = 0
-    """For how many steps they are drawn; 0 before that is known."""
-    used: int = 0
-    """Steps whose numbers, of those drawn ahead, have been used."""
+    """The generator's state before the numbers of the next steps were drawn; None where they are not
+    yet, or steps have used them."""
 
     def through(
         self, x: Tensor, previous: State | None, state: State | None, warm_up: int, steps: int
@@ -120,11 +114,9 @@ class Run:
                 self.kept.add(stretch, n)
             self._look_back()
         except KeyboardInterrupt as interrupt:
-            # What was drawn ahead and not used is drawn again by who goes on from the state.
+            # What was drawn and not used is drawn again by who goes on from the state.
             if self.drawn is not None:
                 self.generator.set_state(self.drawn)
-                for _ in range(self.used):
-                    self.sampler.draw(self.state, generator=self.generator)
             raise ChainInterrupt(self._chain()) from interrupt
         if not self.done and self.held is None:
             self._check()
@@ -150,38 +142,43 @@ class Run:
         """A few steps each: what they left, and how many they were."""
         end, unchecked = self.done + steps, 0
         while self.done < end:
-            noises = self._draw_ahead(end - self.done)
-            while noises:
-                n = min(self.stepper.length, len(noises))
-                values = [self.values(self.done + i) for i in range(n)]
-                stretch = self.stepper.take(self.state, self.held, noises[:n], values)
-                del noises[:n]
-                done, used, drawn = self.done + n, self.used + n, self.drawn if noises else None
-                # At once, so that no interrupt comes in between.
-                self.state, self.held, self.done = stretch.state, stretch.held, done
-                self.used, self.drawn = used, drawn
-                self._add(stretch, n)
-                unchecked += n
-                if self.conduct.on_divergence == "restart":
-                    self._revive()
-                elif self.held is None and (unchecked >= CHECK_EVERY or self.done == end):
-                    self._check()
-                    unchecked = 0
-                yield stretch, n
-                if self.progress is not None:
-                    self.progress(self.done, self.total)
+            n, noises = self._draw_ahead(end - self.done)
+            values = [self.values(self.done + i) for i in range(n)]
+            stretch = self.stepper.take(self.state, self.held, noises, values)
+            # At once, so that no interrupt comes in between.
+            self.state, self.held, self.done, self.drawn = (*stretch[:2], self.done + n, None)
+            self._add(stretch, n)
+            unchecked += n
+            if self.conduct.on_divergence == "restart":
+                self._revive()
+            elif self.held is None and (unchecked >= CHECK_EVERY or self.done == end):
+                self._check()
+                unchecked = 0
+            yield stretch, n
+            if self.progress is not None:
+                self.progress(self.done, self.total)
 
-    def _draw_ahead(self, most: int) -> list[Any]:
-        """The random numbers of steps to come, of ``most`` at most."""
-        self.drawn, self.used = self.generator.get_state(), 0
-        noise = self.sampler.draw(self.state, generator=self.generator)
-        self.stepper.prepare(self.state, self.held, noise, self.values(self.done))
-        if not self.ahead:
-            self.ahead = _ahead(noise, self.stepper.length)
-        # Chains that begin anew draw where they start from, after the steps that made them.
-        n = self.stepper.length if self.conduct.on_divergence == "restart" else self.ahead
-        more = range(min(n, self.ahead, most) - 1)
-        return [noise, *(self.sampler.draw(self.state, generator=self.generator) for _ in more)]
+    def _draw_ahead(self, most: int) -> tuple[int, Sequence[Any] | Block]:
+        """How many steps are taken next, ``most`` at most, and their random numbers."""
+        self.drawn = self.generator.get_state()
+        stepper = self.stepper
+        if not stepper.planned:
+            stepper.remember(self.state)
+        if not stepper.planned:
+            noise = self.sampler.draw(self.state, generator=self.generator)
+            self.generator.set_state(self.drawn)
+            stepper.plan(self.state, self.held, noise, self.values(self.done))
+        if 0 < stepper.steps <= most:
+            n = stepper.steps
+            try:
+                return n, drawn(self.sampler, self.state, n, self.generator)
+            except Unsuitable as error:
+                stepper.refuse(error)
+                self.generator.set_state(self.drawn)
+        noises = [self.sampler.draw(self.state, generator=self.generator)]
+        n = min(LONGEST_CHUNK, most, max(MOST_BYTES // bytes_of(noises[0]), 1))
+        noises += [self.sampler.draw(self.state, generator=self.generator) for _ in range(n - 1)]
+        return n, noises
 
     def _add(self, stretch: Stretch, n: int) -> None:
         for name, value in stretch.totals.items():
@@ -268,7 +265,7 @@ class Run:
 
 
 def _stacked(values: list[Tensor], x: Tensor, shape: torch.Size) -> Tensor:
-    return torch.stack(values) if values else x.new_empty((0, *shape))
+    return torch.cat(values) if values else x.new_empty((0, *shape))
 
 
 def _windows(steps: int) -> list[int]:
@@ -277,10 +274,3 @@ def _windows(steps: int) -> list[int]:
     growing = steps - steps // 5
     ends = sorted({growing // 2**i for i in range(TUNINGS)} | {0, steps})
     return [b - a for a, b in pairwise(ends)]
-
-
-def _ahead(noise: Any, length: int) -> int:
-    """For how many steps random numbers like these are drawn ahead, taken ``length`` at a time."""
-    size = max(sum(t.numel() * t.element_size() for t in tensors_in(noise)), 1)
-    few = min(AHEAD_STEPS, AHEAD_BYTES // size) // length * length
-    return max(few, min(length, MOST_BYTES // size), 1)

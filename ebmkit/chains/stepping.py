@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ebmkit.chains.chunks import MOST_GRAPHS, Case, Graph, graph_of
+from ebmkit.chains.chunks import MOST_GRAPHS, Case, Run, graph_of
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held
-from ebmkit.chains.parts import CompiledParts, called_by
+from ebmkit.chains.noise import Block
 from ebmkit.chains.steps import Stretch, step_by_step
 from ebmkit.errors import UserError
 from ebmkit.graphs import Work, tensors_of
 from ebmkit.layers import energy_name, module_of, unbound
-from ebmkit.lowering import (
-    Unsuitable,
-    complaint,
-    layout,
-    without_autocast,
-)
+from ebmkit.lowering import Unsuitable, complaint, layout, tensors_in, without_autocast
 from ebmkit.protocols import Energy, Sampler, State
 
 LONGEST_CHUNK = 10
 """Steps of one graph at most: unrolling more saves little and takes long to compile."""
+AHEAD_STEPS, AHEAD_BYTES = 50, 2**20
+"""Random numbers, and points, of a graph that goes through its steps in a loop: for at most so many
+steps, of at most so many bytes."""
+MOST_BYTES = 2**26
+"""Those of steps that are written out, or run eagerly, may be as large as this; of one, of any size."""
 MOST_CALLS = 600
 """Operations of one graph at most, about."""
 FEWEST_STEPS, LEAST_WORK = 100_000, 2e12
@@ -39,11 +38,16 @@ class Plan(NamedTuple):
     """How steps are compiled."""
 
     length: int
-    """Steps of a graph."""
+    """Steps of a graph that are written out one after another."""
+    rounds: int
+    """How often it goes through them."""
     lower: bool
     """Whether the graph is compiled, and not only recorded."""
-    parts: bool = False
-    """Whether parts of a step are compiled, and the step itself is not."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of a graph."""
+        return self.length * self.rounds
 
 
 class Stepper:
@@ -68,68 +72,69 @@ class Stepper:
         """Scheduled parameters that change from step to step or from run to run."""
         self.module = module_of(energy)
         self.bound = unbound(energy)[1]
-        self._graph: Graph | None = None
-        self._parts: CompiledParts | None = None
+        self._brief: Any = None
+        """What a plan is found by."""
+        self._plan: Plan | None = None
+        self._run: Run | None = None
         self._tensors: dict[str, Tensor] | None = None
         """The module's, which stay the same while chains run."""
-        self._decided = conduct.compile == "off"
-        if self._decided:
+        self.planned = conduct.compile == "off"
+        """Whether it is known if steps are compiled."""
+        if self.planned:
             conduct.decision = "eager: compile is off"
 
     @property
-    def length(self) -> int:
-        """How many steps to take at once."""
-        return LONGEST_CHUNK if self._graph is None else self._graph.length
+    def steps(self) -> int:
+        """How many steps are compiled as one graph; 0 where they run eagerly."""
+        return 0 if self._plan is None else self._plan.steps
 
-    def prepare(
-        self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
-    ) -> None:
-        """Decide whether steps like this one are compiled, and do it."""
-        if self._decided:
-            return
-        self._decided = True
-        brief = (id(self.sampler), id(self.module), layout(state), self.total)
+    def remember(self, state: State) -> None:
+        """Find what was planned for runs like this one, if there were any."""
+        self._brief = (id(self.sampler), id(self.module), layout(state), self.total)
         plans = self.conduct.plans
+        if self._brief in plans:
+            self._plan, self.planned = plans[self._brief], True
+
+    def plan(self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]) -> None:
+        """Decide whether steps like this one are compiled, and how many at once."""
+        self.planned = True
+        plans = self.conduct.plans
+        plans[self._brief] = None
         try:
-            if brief not in plans:
-                plans[brief] = self._plan(state, held, noise, values)
-            plan = plans[brief]
-            if plan is not None and plan.parts:
-                self._parts = CompiledParts(self.energy)
-            elif plan is not None:
-                case = Case(
-                    *(self.sampler, self.energy, self.module, self.moving, self.watch),
-                    *(plan.length, plan.lower),
-                )
-                self._graph = graph_of(case, state, held, noise, values, self._run, self._count)
-            return
+            plans[self._brief] = self._plan = self._made_plan(state, held, noise, values)
         except UserError:
             raise
         except Exception as error:
-            self._refuse(error)
-        plans[brief] = None
+            self.refuse(error)
 
     def take(
         self,
         state: State,
         held: Held | None,
-        noises: Sequence[Any],
+        noises: Sequence[Any] | Block,
         values: Sequence[Mapping[str, Any]],
     ) -> Stretch:
-        """A step for each noise."""
-        graph = self._graph
-        try:
-            if graph is not None and len(noises) == graph.length:
-                return self._run(graph.run, state, held, noises, values)
-            if self._parts is not None:
-                with called_by(self._parts):
-                    return self._eagerly(state, held, noises, values)
-        except UserError:
-            raise
-        except Exception as error:
-            self._graph = self._parts = None
-            self._refuse(error)
+        """A step for each noise; those of a block by a graph."""
+        if isinstance(noises, Block):
+            try:
+                if self._run is None:
+                    self._run = self._found(state, held, noises, values[0])
+                *stretch, _ = self._call(self._run, state, held, noises, values)
+                return Stretch(*stretch)
+            except UserError:
+                raise
+            except Exception as error:
+                self.refuse(error)
+            noises = noises.each()
         return self._eagerly(state, held, noises, values)
+
+    def refuse(self, error: Exception) -> None:
+        """Steps run eagerly from now on, and that is said once."""
+        self._plan = self._run = self.conduct.plans[self._brief] = None
+        sampler = f"sampler {type(self.sampler).__name__}"
+        plain = isinstance(error, Unsuitable)
+        why = str(error) if plain else complaint(error, self.energy, sampler)
+        self.conduct.refuse(energy_name(self.energy), why)
 
     def _eagerly(
         self,
@@ -140,59 +145,70 @@ class Stepper:
     ) -> Stretch:
         return step_by_step(self.sampler, self.energy, state, held, noises, values, self.watch)
 
-    def _run(
+    def _found(
+        self, state: State, held: Held | None, block: Block, values: Mapping[str, Any]
+    ) -> Run:
+        assert self._plan is not None
+        case = Case(
+            *(self.sampler, self.energy, self.module, self.moving, self.watch),
+            *self._plan,
+        )
+        return graph_of(case, state, held, block, values, self._call, self._count)
+
+    def _call(
         self,
-        run: Callable[..., Any],
+        run: Run,
         state: State,
         held: Held | None,
-        noises: Sequence[Any],
+        block: Block,
         values: Sequence[Mapping[str, Any]],
-    ) -> Stretch:
+    ) -> Any:
         device = state.x.device
         if self._tensors is None:
             self._tensors = {} if self.module is None else tensors_of(self.module)
-        tensors = self._tensors
-        moving = [
-            [torch.tensor(keywords[n], dtype=torch.float64, device=device) for n in self.moving]
-            for keywords in values
-        ]
+        moving = None
+        if self.moving:
+            rows = [[keywords[name] for name in self.moving] for keywords in values]
+            moving = torch.tensor(rows, dtype=torch.float64, device=device)
         with torch.no_grad(), without_autocast(device.type):
-            return Stretch(*run(tensors, self.bound, state, held, list(noises), moving))
+            return run(self._tensors, self.bound, state, held, block.noise, moving)
 
-    def _plan(
+    def _made_plan(
         self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]
     ) -> Plan | None:
         """How steps like this one are compiled, which one of them tells; None where they are not."""
         conduct, steps = self.conduct, self.total * self.conduct.runs
         automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
-        whole = getattr(self.sampler, "traceable", True) is not False
+        if getattr(self.sampler, "traceable", True) is False:
+            name = type(self.sampler).__name__
+            conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
+            return None
         if automatic and steps < FEWEST_STEPS and _work(self.module, state.x) * steps < LEAST_WORK:
             conduct.decision = f"eager: {steps} steps do not pay for compiling"
             return None
         if automatic and self.module is None:
             conduct.decision = "eager: the energy is no nn.Module"
             return None
-        parts: dict[Any, int] = {}
-        with Work() as work, called_by(partial(_told, parts, work)):
+        with Work() as work:
             self._eagerly(state, held, [noise], [values])
-        if not whole and not parts:
-            name = type(self.sampler).__name__
-            conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
-            return None
-        length, calls, words = 1, sum(parts.values()), f"compiled, in {len(parts)} parts"
-        if whole:
-            if conduct.compile != "step":
-                most = MOST_CALLS // max(work.calls, 1)
-                length = _chunk(min(max(most, 1), LONGEST_CHUNK), self.total)
-            calls, words = work.calls * length, f"compiled, {length} steps a graph"
-        if automatic and (why := work.not_worth(steps, calls)):
-            conduct.decision = f"eager: {why}"
-            if not on_cuda or not whole:
+        length = rounds = 1
+        if conduct.compile != "step":
+            most = min(
+                MOST_CALLS // max(work.calls, 1), MOST_BYTES // bytes_of(noise), LONGEST_CHUNK
+            )
+            length = _chunk(max(most, 1), self.total)
+            # Chains that begin anew are looked for after each graph, and a loop cannot be recorded.
+            if not on_cuda and conduct.on_divergence != "restart":
+                rounds = _rounds(length, self.total, noise, state.x)
+        lower = True
+        conduct.decision = f"compiled, {length * rounds} steps a graph"
+        if automatic and (why := work.not_worth(steps, work.calls * length)):
+            conduct.decision, lower = f"eager: {why}", False
+            if not on_cuda:
                 return None
+        if on_cuda:
             conduct.decision += "; recorded as a CUDA graph"
-            return Plan(length, lower=False)
-        conduct.decision = words + ("; recorded as a CUDA graph" if on_cuda and whole else "")
-        return Plan(length, lower=True, parts=not whole)
+        return Plan(length, rounds, lower)
 
     def _count(self) -> None:
         self.conduct.built += 1
@@ -200,23 +216,6 @@ class Stepper:
             raise Unsuitable(
                 f"shapes, or attributes of the model, changed more than {MOST_GRAPHS} times"
             )
-
-    def _refuse(self, error: Exception) -> None:
-        sampler = f"sampler {type(self.sampler).__name__}"
-        plain = isinstance(error, Unsuitable)
-        why = str(error) if plain else complaint(error, self.energy, sampler)
-        self.conduct.refuse(energy_name(self.energy), why)
-
-
-def _told(
-    found: dict[Any, int], work: Work, function: Any, energy: Energy, arguments: Any, fixed: Any
-) -> Any:
-    """A part's result, and in ``found`` how many operations it takes."""
-    before = work.calls
-    with called_by(None):
-        result = function(energy, *arguments, **fixed)
-    found[function, tuple(fixed.items())] = work.calls - before
-    return result
 
 
 def _work(module: nn.Module | None, x: Tensor) -> float:
@@ -235,3 +234,17 @@ def _chunk(longest: int, total: int) -> int:
         return max(total, 1)
     whole = [n for n in range(longest, longest // 2, -1) if total % n == 0]
     return whole[0] if whole and total < 5 * longest else longest
+
+
+def _rounds(length: int, total: int, noise: Any, x: Tensor) -> int:
+    """How often a graph goes through ``length`` steps: within what memory its random numbers and points
+    may take, and so that few steps of a run are left over."""
+    size = bytes_of((noise, x))
+    whole = total // length
+    most = min(AHEAD_STEPS // length, AHEAD_BYTES // (size * length), whole)
+    return min(range(most, most // 2, -1), key=lambda n: whole % n) if most > 1 else 1
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of a tree's tensors, or 1 where there are none."""
+    return max(sum(x.numel() * x.element_size() for x in tensors_in(tree)), 1)

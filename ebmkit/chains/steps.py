@@ -23,8 +23,8 @@ class Stretch(NamedTuple):
     counted: dict[str, Tensor]
     """Of how many steps it is: where chains may be held still, those in which it is finite. Empty where
     it is all of them."""
-    watched: dict[str, list[Tensor]]
-    """Fields of the state after each step."""
+    watched: dict[str, Tensor]
+    """Fields of the state after each step, (steps, …)."""
 
 
 def step_by_step(
@@ -53,4 +53,5 @@ def step_by_step(
             totals[name] = totals[name] + value if name in totals else value
         for name in watch:
             watched[name].append(getattr(state, name))
-    return Stretch(state, held, totals, counted, watched)
+    rows = {name: torch.stack(column) for name, column in watched.items()}
+    return Stretch(state, held, totals, counted, rows)

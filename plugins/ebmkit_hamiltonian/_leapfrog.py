@@ -21,31 +21,34 @@ class Phase(NamedTuple):
     """∇E(x), (batch, *event)"""
 
 
-def leapfrog(
-    energy: Energy, start: Phase, step_size: Tensor, leaps: int
-) -> tuple[Phase, Tensor, Tensor]:
-    """The end of ``leaps`` ≥ 1 leaps, the energies (batch,) there, and their sum on the way.
+def leapfrog(energy: Energy, start: Phase, step_size: Tensor, leaps: int) -> tuple[Phase, Tensor]:
+    """The end of ``leaps`` ≥ 1 leaps, and the energies (batch,) there.
 
     p ← p − ε/2 ∇E(x), x ← x + ε p, p ← p − ε/2 ∇E(x) for each leap, the gradient taken once for it.
-    ``step_size`` ε is a tensor without dimensions. The sum is finite only where every energy is.
+    ``step_size`` ε is a tensor without dimensions.
     """
     x, gradient = start.x, start.gradient
     momentum = torch.addcmul(start.momentum, gradient, step_size, value=-0.5)
-    energies = total = None
+    energies = None
     for leap in range(leaps):
         x = torch.addcmul(x, momentum, step_size)
         energies, gradient = energy_and_gradient(energy, x)
-        total = energies if total is None else total + energies
         # The half kicks that end one leap and begin the next are one.
         last = leap == leaps - 1
         momentum = torch.addcmul(momentum, gradient, step_size, value=-0.5 if last else -1)
-    assert energies is not None and total is not None
-    return Phase(x, momentum, gradient), energies, total
+    assert energies is not None
+    return Phase(x, momentum, gradient), energies
 
 
 def hamiltonian(energies: Tensor, momentum: Tensor) -> Tensor:
     """H (batch,) at energies (batch,) and momenta (batch, *event)."""
     return torch.add(energies, inner(momentum, momentum), alpha=0.5)
+
+
+def log_uniform(pair: Tensor) -> Tensor:
+    """log U of numbers U uniform on (0, 1), from pairs of standard normal ones (…, 2): half the sum of
+    their squares has the distribution of −log U."""
+    return pair.square().sum(-1) / -2
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Tally(NamedTuple):
 
 def leaf(energy: Energy, start: Phase, origin: Tensor, step_size: Tensor, limit: float) -> Tree:
     """The point one leap after ``start``, as a tree; ``origin`` is H₀ (batch,)."""
-    end, energies, _ = leapfrog(energy, start, step_size, 1)
+    end, energies = leapfrog(energy, start, step_size, 1)
     # What is not finite has no weight, and diverges.
     none = -torch.inf
     log_weight = (origin - hamiltonian(energies, end.momentum)).nan_to_num(none, none, none)

@@ -10,8 +10,18 @@ from attrs import field
 from attrs.validators import and_, ge, gt, lt
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
-from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, leapfrog, wide
+from ebmkit import (
+    Energy,
+    Metrics,
+    Scheduler,
+    doc,
+    energy_and_gradient,
+    finite,
+    normals,
+    scheduled,
+    whole,
+)
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, leapfrog, log_uniform, wide
 
 
 class HMCState(NamedTuple):
@@ -32,10 +42,10 @@ class HMCNoise(NamedTuple):
 
     momentum: Tensor
     """(batch, *event), standard normal"""
-    uniform: Tensor
-    """(batch,)"""
+    pair: Tensor
+    """Standard normal, (batch, 2); a uniform number is made of them."""
     stretch: Tensor | None
-    """Factor on the step size, without dimensions; None without jitter."""
+    """Standard normal, (2,), for the factor on the step size; None without jitter."""
 
 
 @attrs.frozen
@@ -47,11 +57,11 @@ class HMC:
 
     x and p are (batch, *event), p standard normal at the beginning of each step. The distribution of
     the chains is exactly p(x) ∝ exp(−E(x)) at any ε; on a Gaussian the leapfrog is stable below ε = 2σ
-    of the narrowest direction. A trajectory along which an energy or a force is not finite is refused,
-    so hard walls are allowed. Where ε L is near a period of the motion chains come back to where they
-    were; a jitter on ε, the same for all chains, keeps them from doing so step after step. Inside a
-    sampler that adapts scales state one of 0.1 to 0.3: rescaled, all directions have the same period,
-    and trajectories as long as that lead nowhere. A step takes L gradients.
+    of the narrowest direction. A trajectory at whose end the energy is not finite, or along which a
+    force is not, is refused, so hard walls are allowed. Where ε L is near a period of the motion chains
+    come back to where they were; a jitter on ε, the same for all chains, keeps them from doing so step
+    after step. Inside a sampler that adapts scales state one of 0.1 to 0.3: rescaled, all directions
+    have the same period, and trajectories as long as that lead nowhere. A step takes L gradients.
 
     Source: MCMC using Hamiltonian dynamics (Neal, 2011).
     """
@@ -79,15 +89,18 @@ class HMC:
         return HMCState(x, energies, gradient, energies)
 
     def draw(self, state: HMCState, *, generator: torch.Generator) -> HMCNoise:
+        momentum, pair, stretch = self.draw_steps(state, 1, generator=generator)
+        return HMCNoise(momentum[0], pair[0], None if stretch is None else stretch[0])
+
+    def draw_steps(self, state: HMCState, steps: int, *, generator: torch.Generator) -> HMCNoise:
         x = state.x
-        stretch = None
-        if self.jitter:
-            unit = torch.rand((), generator=generator, device=x.device, dtype=x.dtype)
-            stretch = 1 + self.jitter * (2 * unit - 1)
+        size, pairs = x.numel(), 2 * len(x)
+        count = size + pairs + (2 if self.jitter else 0)
+        rows = normals(steps, (count,), generator=generator, like=x)
         return HMCNoise(
-            torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype),
-            torch.rand(x.shape[:1], generator=generator, device=x.device, dtype=x.dtype),
-            stretch,
+            rows[:, :size].view(steps, *x.shape),
+            rows[:, size : size + pairs].view(steps, len(x), 2),
+            rows[:, size + pairs :] if self.jitter else None,
         )
 
     def step(
@@ -97,11 +110,11 @@ class HMC:
         start = Phase(state.x, noise.momentum, state.gradient)
         epsilon = torch.as_tensor(step_size, device=state.x.device, dtype=state.x.dtype)
         if noise.stretch is not None:
-            epsilon = epsilon * noise.stretch
-        end, energies, path = leapfrog(energy, start, epsilon, self.n_leapfrog)
+            epsilon = epsilon * (1 + self.jitter * (2 * log_uniform(noise.stretch).exp() - 1))
+        end, energies = leapfrog(energy, start, epsilon, self.n_leapfrog)
         # A comparison with NaN is false, and 0 times what is not finite is NaN: it is refused.
-        log_ratio = before - hamiltonian(energies, end.momentum) + 0 * path
-        accepted = noise.uniform.log() < log_ratio
+        log_ratio = before - hamiltonian(energies, end.momentum) + 0 * energies
+        accepted = log_uniform(noise.pair) < log_ratio
         probability = log_ratio.clamp(max=0).exp()
         moved = wide(accepted, state.x)
         new = HMCState(

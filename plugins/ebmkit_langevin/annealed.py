@@ -20,6 +20,7 @@ from ebmkit import (
     doc,
     energy_and_gradient,
     finite,
+    normals,
     scheduled,
 )
 from ebmkit_langevin._arithmetic import plus, plus_, root
@@ -114,6 +115,9 @@ class AnnealedLangevin:
     def draw(self, state: LangevinState, *, generator: torch.Generator) -> Tensor:
         x = state.x
         return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def draw_steps(self, state: LangevinState, steps: int, *, generator: torch.Generator) -> Tensor:
+        return normals(steps, state.x.shape, generator=generator, like=state.x)
 
     def step(
         self,

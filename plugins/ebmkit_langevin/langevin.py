@@ -10,7 +10,7 @@ from attrs import field
 from attrs.validators import ge, gt
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
+from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, normals, scheduled
 from ebmkit_langevin._arithmetic import plus, plus_, root
 
 
@@ -49,6 +49,9 @@ class Langevin:
     def draw(self, state: LangevinState, *, generator: torch.Generator) -> Tensor:
         x = state.x
         return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def draw_steps(self, state: LangevinState, steps: int, *, generator: torch.Generator) -> Tensor:
+        return normals(steps, state.x.shape, generator=generator, like=state.x)
 
     def step(
         self,

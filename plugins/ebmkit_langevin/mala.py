@@ -10,8 +10,8 @@ from attrs import field
 from attrs.validators import and_, gt, lt, optional
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
-from ebmkit_langevin._arithmetic import squared_norms
+from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, normals, scheduled
+from ebmkit_langevin._arithmetic import log_uniform, squared_norms
 
 
 class MALAState(NamedTuple):
@@ -34,8 +34,8 @@ class MALANoise(NamedTuple):
 
     normal: Tensor
     """(batch, *event)"""
-    uniform: Tensor
-    """(batch,)"""
+    pair: Tensor
+    """Standard normal, (batch, 2); a uniform number is made of them."""
 
 
 @attrs.frozen
@@ -80,10 +80,14 @@ class MALA:
         return fresh._replace(log_factor=state.log_factor, steps=state.steps)
 
     def draw(self, state: MALAState, *, generator: torch.Generator) -> MALANoise:
+        return MALANoise(*(one for (one,) in self.draw_steps(state, 1, generator=generator)))
+
+    def draw_steps(self, state: MALAState, steps: int, *, generator: torch.Generator) -> MALANoise:
         x = state.x
+        size = x.numel()
+        rows = normals(steps, (size + 2 * len(x),), generator=generator, like=x)
         return MALANoise(
-            torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype),
-            torch.rand(x.shape[:1], generator=generator, device=x.device, dtype=x.dtype),
+            rows[:, :size].view(steps, *x.shape), rows[:, size:].view(steps, len(x), 2)
         )
 
     def step(
@@ -98,7 +102,7 @@ class MALA:
         there = squared_norms(noise.normal) / 2
         log_ratio = state.energy - energies + there - back
         # A comparison with NaN is false: what is not finite is refused.
-        accepted = noise.uniform.log() < log_ratio
+        accepted = log_uniform(noise.pair) < log_ratio
         probability = log_ratio.clamp(max=0).exp()
         acceptance = torch.where(probability.isnan(), 0, probability).mean()
         wide = accepted.view(-1, *[1] * (state.x.ndim - 1))

@@ -10,7 +10,7 @@ from attrs import field
 from attrs.validators import and_, gt, le
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled
+from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, normals, scheduled
 
 
 class PreconditionedLangevinState(NamedTuple):
@@ -88,6 +88,11 @@ class PreconditionedLangevin:
     def draw(self, state: PreconditionedLangevinState, *, generator: torch.Generator) -> Tensor:
         x = state.x
         return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def draw_steps(
+        self, state: PreconditionedLangevinState, steps: int, *, generator: torch.Generator
+    ) -> Tensor:
+        return normals(steps, state.x.shape, generator=generator, like=state.x)
 
     def step(
         self,

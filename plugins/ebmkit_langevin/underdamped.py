@@ -10,7 +10,7 @@ from attrs import field
 from attrs.validators import gt
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, scheduled
+from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, normals, scheduled
 from ebmkit_langevin._arithmetic import plus
 
 
@@ -67,6 +67,11 @@ class UnderdampedLangevin:
     def draw(self, state: UnderdampedLangevinState, *, generator: torch.Generator) -> Tensor:
         x = state.x
         return torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+    def draw_steps(
+        self, state: UnderdampedLangevinState, steps: int, *, generator: torch.Generator
+    ) -> Tensor:
+        return normals(steps, state.x.shape, generator=generator, like=state.x)
 
     def step(
         self,

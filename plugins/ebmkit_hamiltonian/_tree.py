@@ -1,102 +1,154 @@
 """Trees of leaps: what the No-U-Turn sampler grows, for all chains at once.
 
-All chains grow at the same pace, so which leaves are joined when is the same for all of them and known
-beforehand: ``leaf`` and ``joined`` are pure and follow no value of a tensor. Whether a chain's tree
-still grows is a mask beside it; a leaf that comes after its end is computed and not used.
+All chains grow at the same pace, so which points are joined when is the same for all of them and known
+beforehand: nothing here follows a value of a tensor. Whether a chain's tree still grows is a mask
+beside it; a point that comes after its end is computed and not used. Events are rows of numbers here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ebmkit import Energy
-from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, inner, leapfrog, wide
+from ebmkit_hamiltonian._leapfrog import Phase
 
-
-class Choice(NamedTuple):
-    """A point chosen from a tree."""
-
-    x: Tensor
-    """(batch, *event)"""
-    energy: Tensor
-    """E(x), (batch,)"""
-    gradient: Tensor
-    """∇E(x), (batch, *event)"""
+Force = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""E (batch,) and ∇E (batch, size) of points (batch, size)."""
 
 
 class Tree(NamedTuple):
-    """Consecutive points of a trajectory, their momenta in the direction of travel."""
+    """Consecutive points of a trajectory, their momenta in the direction of travel: the first of them,
+    the last, and one drawn in proportion to their weights exp(H₀ − H).
 
-    first: Phase
-    last: Phase
-    choice: Choice
-    """One of the points, drawn in proportion to their weights."""
-    log_weight: Tensor
-    """Logarithm of the sum of the points' weights exp(H₀ − H), (batch,)."""
-    sound: Tensor
-    """Whether no point diverged and no dyadic part turned round, (batch,)."""
+    Two large tensors go round a loop faster than many small ones.
+    """
+
+    points: Tensor
+    """x, p and ∇E(x) of the first point, the last and the drawn one, (3, 3, batch, size)"""
+    numbers: Tensor
+    """Logarithm of the sum of all points' weights, and E of the drawn one, (2, batch)"""
+
+    @classmethod
+    def of(cls, start: Phase, energies: Tensor) -> Tree:
+        """Trees of one point each, where H is H₀."""
+        points = torch.stack(start)
+        return cls(
+            torch.stack((points, points, points), 1),
+            torch.stack((torch.zeros_like(energies), energies)),
+        )
 
 
 class Tally(NamedTuple):
-    """What became of the leaves so far, each (batch,)."""
+    """What became of the leaps so far, each (batch,)."""
 
     growing: Tensor
     """Whether the trajectory still grows."""
-    leaves: Tensor
-    """How many leaves came while it did."""
+    leaps: Tensor
+    """How many came while it did."""
     acceptance: Tensor
     """Sum of their min(1, exp(H₀ − H))."""
     diverged: Tensor
     """Whether one of them diverged."""
 
-    def and_with(self, tree: Tree) -> Tally:
-        """With a further leaf, which ends growth where it diverged."""
-        acceptance = tree.log_weight.clamp(max=0).exp() * self.growing
+    def and_with(self, log_weights: Tensor, sound: Tensor, end: Tensor) -> Tally:
+        """With further leaps: H₀ − H after them, and whether they did not diverge, both (leaps, batch);
+        and which of them is the last that counts, (batch,), as many as there are where growth goes
+        on."""
+        counted = (_counting(end, len(sound)) <= end) & self.growing
         return Tally(
-            self.growing & tree.sound,
-            self.leaves + self.growing,
-            self.acceptance + acceptance,
-            self.diverged | (self.growing & ~tree.sound),
+            self.growing & (end == len(sound)),
+            self.leaps + counted.sum(0),
+            self.acceptance + torch.where(counted, log_weights.clamp(max=0).exp(), 0).sum(0),
+            self.diverged | (counted & ~sound).any(0),
         )
 
+    def only(self, straight: Tensor) -> Tally:
+        """With growth ended elsewhere than where ``straight`` (batch,) is."""
+        return self._replace(growing=self.growing & straight)
 
-def leaf(energy: Energy, start: Phase, origin: Tensor, step_size: Tensor, limit: float) -> Tree:
-    """The point one leap after ``start``, as a tree; ``origin`` is H₀ (batch,)."""
-    end, energies = leapfrog(energy, start, step_size, 1)
+
+def grown(
+    force: Force,
+    start: Phase,
+    origin: Tensor,
+    step_size: Tensor,
+    limit: float,
+    tally: Tally,
+    choose: Sequence[Tensor],
+) -> tuple[Tree, Tally]:
+    """The tree of the 2^k leaps that follow ``start``, and the tally after it, in which growth ends at
+    a leap that diverged, or that completed a dyadic part of the tree which has turned round.
+
+    ``origin`` is H₀ (batch,); ``choose`` are the logarithms of k uniform numbers (batch,). Which point
+    is drawn hangs on one join at each level, those that have it below them, so one number serves all
+    joins of a level. They are made level by level, all of a level at once.
+    """
+    points, energies, hamiltonians = leapt(force, start, step_size, 1 << len(choose))
+    leaps, batch = energies.shape
     # What is not finite has no weight, and diverges.
     none = -torch.inf
-    log_weight = (origin - hamiltonian(energies, end.momentum)).nan_to_num(none, none, none)
-    choice = Choice(end.x, energies, end.gradient)
-    return Tree(end, end, choice, log_weight, log_weight >= -limit)
-
-
-def joined(left: Tree, right: Tree, uniform: Tensor) -> Tree:
-    """Two trees of equal size as one, ``right`` being where ``left`` leads to."""
-    later = uniform < (right.log_weight - left.log_weight).sigmoid()
-    chosen = later.to(left.log_weight.dtype)
-    far = wide(chosen, left.choice.x)
-    return Tree(
-        left.first,
-        right.last,
-        # At weights of 0 and 1 this is a choice between finite numbers, faster than `where`. What is
-        # not finite spoils the choice of its own chain alone, whose tree is unsound and never used.
-        Choice(
-            left.choice.x.lerp(right.choice.x, far),
-            left.choice.energy.lerp(right.choice.energy, chosen),
-            left.choice.gradient.lerp(right.choice.gradient, far),
-        ),
-        torch.logaddexp(left.log_weight, right.log_weight),
-        left.sound & right.sound & straight(left.first, left.last, right.first, right.last),
+    log_weights = total = (origin - hamiltonians).nan_to_num(none, none, none)
+    sound = log_weights >= -limit
+    numbers = _counting(energies, leaps)
+    end = torch.where(sound, leaps, numbers).amin(0)
+    drawn = torch.arange(leaps, device=origin.device)[:, None].expand(leaps, batch)
+    for level, uniform in enumerate(choose):
+        size, both = 1 << level, 2 << level
+        ends = [Phase(*points[:, i::both]) for i in (0, size - 1, size, both - 1)]
+        goes_on = straight(*ends) if level else straight(ends[0], ends[0], ends[3], ends[3])
+        end = torch.minimum(end, torch.where(goes_on, leaps, numbers[both - 1 :: both]).amin(0))
+        left, right = total[::2], total[1::2]
+        total = torch.logaddexp(left, right)
+        drawn = torch.where(uniform < right - total, drawn[1::2], drawn[::2])
+    rows = drawn[0] * batch + torch.arange(batch, device=origin.device)
+    chosen = points.flatten(1, 2)[:, rows]
+    tree = Tree(
+        torch.stack((points[:, 0], points[:, -1], chosen), 1),
+        torch.stack((total[0], energies.flatten()[rows])),
     )
+    return tree, tally.and_with(log_weights, sound, end)
+
+
+def leapt(
+    force: Force, start: Phase, step_size: Tensor, leaps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The points after each of so many leaps, x, p and ∇E(x) (3, leaps, batch, size), and E and H there
+    (leaps, batch)."""
+    x, half = start.x, torch.addcmul(start.momentum, start.gradient, step_size, value=-0.5)
+    found: list[tuple[Tensor, ...]] = []
+    for _ in range(leaps):
+        x = torch.addcmul(x, half, step_size)
+        energies, gradient = force(x)
+        momentum = torch.addcmul(half, gradient, step_size, value=-0.5)
+        half = torch.addcmul(half, gradient, step_size, value=-1)
+        # H already here: compiled code would take it from the momenta again at each of its uses.
+        hamiltonians = torch.add(energies, _inner(momentum, momentum), alpha=0.5)
+        found.append((x, momentum, gradient, energies, hamiltonians))
+    *phase, energies, hamiltonians = zip(*found, strict=True)
+    points = torch.stack([one for part in phase for one in part]).unflatten(0, (3, leaps))
+    return points, torch.stack(energies), torch.stack(hamiltonians)
+
+
+def joined(left: Tree, right: Tree, later: Tensor) -> tuple[Tree, Tensor]:
+    """Two trees as one, ``right`` being where ``left`` leads to, the drawn point that of ``right`` where
+    ``later`` (batch,) says so; and whether it has not turned round, (batch,)."""
+    (total, energies), (added, others) = left.numbers, right.numbers
+    chosen = torch.where(later[:, None], right.points[:, 2], left.points[:, 2])
+    tree = Tree(
+        torch.stack((left.points[:, 0], right.points[:, 1], chosen), 1),
+        torch.stack((torch.logaddexp(total, added), torch.where(later, others, energies))),
+    )
+    ends = (Phase(*points[:, i]) for points in (left.points, right.points) for i in (0, 1))
+    return tree, straight(*ends)
 
 
 def straight(first: Phase, middle: Phase, after: Phase, last: Phase) -> Tensor:
-    """Whether a trajectory, from ``first`` to ``middle`` and on from ``after`` to ``last``, has not
-    turned round, (batch,); nor has either half with the point of the other that is next to it.
+    """Whether trajectories (…, batch, size), from ``first`` to ``middle`` and on from ``after`` to
+    ``last``, have not turned round, (…, batch); nor has either half with the point of the other that is
+    next to it.
 
     Where both halves are nearly half a period, the whole is a period and a leap, which looks straight.
     """
@@ -107,59 +159,26 @@ def straight(first: Phase, middle: Phase, after: Phase, last: Phase) -> Tensor:
 
 
 def _apart(first: Phase, last: Phase) -> Tensor:
-    """The lesser of ρ·p at both ends, positive where they move apart, (batch,).
+    """The lesser of ρ·p at both ends, positive where they move apart.
 
     ρ, the momenta that led from one to the other, sums to their distance.
     """
     rho = last.x - first.x
-    return torch.minimum(inner(rho, first.momentum), inner(rho, last.momentum))
+    return torch.minimum(_inner(rho, first.momentum), _inner(rho, last.momentum))
 
 
-def turned(front: Phase, back: Phase, reverse: Tensor) -> tuple[Phase, Phase]:
-    """The two ends of trajectories, changed over where ``reverse`` (batch,) says so."""
-    other = wide(reverse.to(front.x.dtype), front.x)
-    pairs = list(zip(front, back, strict=True))
-    return (
-        Phase(*(f.lerp(b, other) for f, b in pairs)),
-        Phase(*(b.lerp(f, other) for f, b in pairs)),
-    )
+def turned(tree: Tree, reverse: Tensor) -> Tree:
+    """The trees as they are passed in the other direction where ``reverse`` (batch,) says so."""
+    first, last, drawn = tree.points.unbind(1)
+    x, momentum, gradient = torch.stack((last, first, drawn), 1)
+    back = torch.stack((x, -momentum, gradient))
+    return tree._replace(points=torch.where(reverse[:, None], back, tree.points))
 
 
-def taken_from(found: Choice, taken: Tensor, kept: Choice) -> Choice:
-    """``found`` where ``taken`` (batch,) says so, else ``kept``."""
-    far = wide(taken, kept.x)
-    return Choice(
-        torch.where(far, found.x, kept.x),
-        torch.where(taken, found.energy, kept.energy),
-        torch.where(far, found.gradient, kept.gradient),
-    )
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1)
 
 
-def grown(
-    energy: Energy,
-    start: Phase,
-    origin: Tensor,
-    step_size: Tensor,
-    limit: float,
-    tally: Tally,
-    uniforms: Sequence[Tensor],
-) -> tuple[Tree, Tally]:
-    """The tree of the 2^k leaps that follow ``start``, k being the number of ``uniforms`` (batch,), and
-    the tally after it, in which growth ends where a dyadic part of the tree has turned round.
-
-    Which point is chosen hangs on one join at each level, those that have it below them, so one
-    uniform number serves all joins of a level.
-    """
-    stack: list[Tree] = []
-    for index in range(1 << len(uniforms)):
-        tree = leaf(energy, start, origin, step_size, limit)
-        tally = tally.and_with(tree)
-        start = tree.last
-        # As in counting by twos: each one at the end of the index is a join that this leaf completes.
-        level = 0
-        while index >> level & 1:
-            tree = joined(stack.pop(), tree, uniforms[level])
-            level += 1
-        stack.append(tree)
-        tally = tally._replace(growing=tally.growing & tree.sound)
-    return stack[-1], tally
+def _counting(like: Tensor, count: int) -> Tensor:
+    """0, 1, … (count, 1)"""
+    return torch.arange(count, device=like.device, dtype=like.dtype)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import attrs
@@ -11,8 +12,8 @@ from attrs.validators import and_, ge, gt
 from torch import Tensor
 
 from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
-from ebmkit_hamiltonian._growth import LEVELS, Draws, doubled, doubled_far, opened
-from ebmkit_hamiltonian._tree import Choice
+from ebmkit_hamiltonian._growth import Course, Draws
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, log_uniform
 
 
 class NUTSState(NamedTuple):
@@ -33,12 +34,12 @@ class NUTSNoise(NamedTuple):
 
     momentum: Tensor
     """(batch, *event), standard normal"""
-    reverse: Tensor
-    """Whether a doubling goes the other way than the one before it; (batch, max_depth − 1), boolean."""
-    accept: Tensor
-    """Which doublings the next point is taken from, (batch, max_depth), uniform."""
-    choose: Tensor
-    """Which half of the points at each level of a doubling, (batch, max_depth), uniform."""
+    ways: Tensor
+    """(max_depth − 1, batch), standard normal; a doubling goes the other way than the one before it
+    where it is negative."""
+    pairs: Tensor
+    """(2, max_depth, batch, 2), standard normal, uniform numbers being made of pairs: which doublings
+    the next point is taken from, and which half of the points at each level of a doubling."""
 
 
 @attrs.frozen
@@ -66,7 +67,6 @@ class NUTS:
     Monte Carlo (Betancourt, 2017).
     """
 
-    traceable = False
     exact = True
 
     step_size: float | Scheduler = field(
@@ -90,30 +90,41 @@ class NUTS:
         return NUTSState(x, energies, gradient, energies)
 
     def draw(self, state: NUTSState, *, generator: torch.Generator) -> NUTSNoise:
-        x = state.x
-        shape = (3, len(x), self.max_depth)
-        normal = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        unit = torch.rand(shape, generator=generator, device=x.device, dtype=x.dtype)
-        return NUTSNoise(normal, unit[0, :, 1:] < 0.5, unit[1], unit[2])
+        x, depth = state.x, self.max_depth
+        sizes = x.numel(), (depth - 1) * len(x), 4 * depth * len(x)
+        # All at once: a call takes longer than so few numbers.
+        normal = torch.randn(sum(sizes), generator=generator, device=x.device, dtype=x.dtype)
+        momentum, ways, pairs = normal.split(sizes)
+        return NUTSNoise(
+            momentum.view(x.shape),
+            ways.view(depth - 1, len(x)),
+            pairs.view(2, depth, len(x), 2),
+        )
 
     def step(
         self, energy: Energy, state: NUTSState, noise: NUTSNoise, *, step_size: float
     ) -> tuple[NUTSState, Metrics]:
-        x, limit = state.x, self.divergence_threshold
-        epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device)
-        choice = Choice(x, state.energy, state.gradient)
-        draws = Draws(noise.reverse, noise.accept, noise.choose)
-        depth = min(LEVELS, self.max_depth)
-        growth, before = opened(
-            energy, choice, noise.momentum, epsilon, draws, limit=limit, doublings=depth
+        shape, rows = state.x.shape, (len(state.x), math.prod(state.x.shape[1:]))
+
+        def force(x: Tensor) -> tuple[Tensor, Tensor]:
+            energies, gradient = energy_and_gradient(energy, x.view(shape))
+            return energies, gradient.reshape(rows)
+
+        before = hamiltonian(state.energy, noise.momentum)
+        course = Course(
+            force,
+            torch.as_tensor(step_size, dtype=before.dtype, device=before.device),
+            before,
+            self.divergence_threshold,
+            Draws(noise.ways < 0, *log_uniform(noise.pairs)),
         )
-        while depth < self.max_depth and bool(growth.tally.growing.any()):
-            further = doubled if depth <= LEVELS else doubled_far
-            growth = further(energy, growth, before, epsilon, draws, limit=limit, depth=depth)
-            depth += 1
+        start = (state.x, noise.momentum, state.gradient)
+        growth = course.followed(Phase(*(part.reshape(rows) for part in start)), state.energy)
+        x, _, gradient = growth.tree.points[:, 2]
         tally = growth.tally
-        return NUTSState(*growth.choice, before), {
-            "acceptance_rate": (tally.acceptance / tally.leaves).mean(),
+        new = NUTSState(x.view(shape), growth.tree.numbers[1], gradient.view(shape), before)
+        return new, {
+            "acceptance_rate": (tally.acceptance / tally.leaps).mean(),
             "tree_depth": growth.doublings.mean(),
-            "divergences": tally.diverged.sum().to(x.dtype),
+            "divergences": tally.diverged.sum().to(before.dtype),
         }

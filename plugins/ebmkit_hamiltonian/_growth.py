@@ -35,23 +35,23 @@ class Growth(NamedTuple):
     doublings: Tensor
     """How many were begun, (batch,)."""
 
-    def begun(self, reverse: Tensor) -> Growth:
+    def begun(self, reverse: Tensor | None) -> Growth:
         """With a doubling begun, the other way where ``reverse`` (batch,) says so."""
-        return Growth(
-            turned(self.tree, reverse), self.tally, self.doublings + self.tally.growing
-        )
+        tree = self.tree if reverse is None else turned(self.tree, reverse)
+        return Growth(tree, self.tally, self.doublings + self.tally.growing)
 
     def doubled(self, tree: Tree, tally: Tally, accept: Tensor) -> Growth:
         """With the tree of a doubling, and the tally after it."""
         later = tally.growing & (accept < tree.numbers[0] - self.tree.numbers[0])
         whole, goes_on = joined(self.tree, tree, later)
-        return Growth(whole, tally.only(goes_on), self.doublings)
+        tally = tally._replace(growing=tally.growing & goes_on)
+        return Growth(whole, tally, self.doublings)
 
 
 class Pieces(NamedTuple):
     """A doubling that is put together of pieces."""
 
-    index: Tensor
+    number: Tensor
     """How many there are, without dimensions."""
     tree: Tree
     """What the last one is part of."""
@@ -78,10 +78,9 @@ class Course(NamedTuple):
         none = torch.zeros_like(energies)
         growing = torch.ones_like(none, dtype=torch.bool)
         growth = Growth(Tree.of(start, energies), Tally(growing, none, none, ~growing), none)
-        # A momentum is as likely as its opposite: the first doubling need not choose.
-        ways = [~growing, *draws.reverse[:LEVELS - 1]]
-        for depth, reverse in zip(range(min(LEVELS, most)), ways):
-            growth = growth.begun(reverse)
+        for depth in range(min(LEVELS, most)):
+            # A momentum is as likely as its opposite: the first doubling need not choose.
+            growth = growth.begun(draws.reverse[depth - 1] if depth else None)
             growth = growth.doubled(*self.piece(growth, depth), draws.accept[depth])
         if most <= LEVELS:
             return growth
@@ -96,8 +95,8 @@ class Course(NamedTuple):
             tree, tally = self.pieces(growth, depth - LEVELS)
             return depth + 1, growth.doubled(tree, tally, _at(draws.accept, depth))
 
-        depth = torch.full((), LEVELS, device=none.device)
-        return while_loop(goes_on, body, (depth, growth))[1]
+        levels = torch.full((), LEVELS, device=none.device)
+        return while_loop(goes_on, body, (levels, growth))[1]
 
     def piece(self, before: Growth | Pieces, levels: int) -> tuple[Tree, Tally]:
         """The tree of the 2^levels leaps that follow the last ones."""
@@ -107,45 +106,49 @@ class Course(NamedTuple):
         )
 
     def pieces(self, growth: Growth, levels: Tensor) -> tuple[Tree, Tally]:
-        """The tree of 2^levels pieces, for ``levels`` without dimensions; less where no chain grows."""
-        tree, tally, _ = growth
-        places = torch.arange(max(len(self.draws.accept) - LEVELS - 1, 1), device=levels.device)
+        """The tree of 2^levels pieces, ``levels`` being without dimensions; of fewer where no chain
+        grows any more."""
+        most = max(len(self.draws.accept) - LEVELS - 1, 1)
+        places = torch.arange(most, device=levels.device)
 
-        def goes_on(pieces: Pieces) -> Tensor:
-            return (pieces.index >> levels == 0) & pieces.tally.growing.any()
+        def goes_on(before: Pieces) -> Tensor:
+            return (before.number >> levels == 0) & before.tally.growing.any()
 
         def body(before: Pieces) -> Pieces:
-            index, waiting = before.index, before.waiting
             tree, tally = self.piece(before, LEVELS)
-
-            # As in counting by twos: each one at the end of the index is a join that this completes.
-            def completes(carried: tuple[Tensor, Tree, Tally]) -> Tensor:
-                return (index >> carried[0]) & 1 == 1
-
-            def join(carried: tuple[Tensor, Tree, Tally]) -> tuple[Tensor, Tree, Tally]:
-                level, right, tally = carried
-                left = Tree(*(_at(part, level) for part in waiting))
-                weights = left.numbers[0], right.numbers[0]
-                uniform = _at(self.draws.choose, level + LEVELS)
-                later = uniform < weights[1] - torch.logaddexp(*weights)
-                tree, goes_on = joined(left, right, later)
-                return level + 1, tree, tally.only(goes_on)
-
-            level = torch.zeros_like(index)
-            level, tree, tally = while_loop(completes, join, (level, tree, tally))
-            waiting = Tree(*(
+            level, tree, growing = self.completed(before, tree, tally.growing)
+            waiting = (
                 torch.where((places == level).view(-1, *[1] * new.ndim), new, old)
-                for new, old in zip(tree, waiting, strict=True)
-            ))
-            return Pieces(index + 1, tree, tally, waiting)
+                for new, old in zip(tree, before.waiting, strict=True)
+            )
+            tally = tally._replace(growing=growing)
+            return Pieces(before.number + 1, tree, tally, Tree(*waiting))
 
-        waiting = Tree(*(part.new_zeros((len(places), *part.shape)) for part in tree))
-        pieces = while_loop(
-            goes_on, body, Pieces(torch.zeros_like(levels), tree, tally, waiting)
-        )
-        return pieces.tree, pieces.tally
+        none = torch.zeros_like(levels)
+        waiting = Tree(*(part.new_zeros(most, *part.shape) for part in growth.tree))
+        after = while_loop(goes_on, body, Pieces(none, growth.tree, growth.tally, waiting))
+        return after.tree, after.tally
+
+    def completed(self, before: Pieces, tree: Tree, growing: Tensor) -> tuple[Tensor, Tree, Tensor]:
+        """The largest tree that a piece completes, how many levels of pieces it has, and which chains
+        still grow then."""
+        number, waiting = before.number, before.waiting
+
+        # As in counting by twos: each one at the end of the number is a join.
+        def goes_on(carried: tuple[Tensor, Tree, Tensor]) -> Tensor:
+            return (number >> carried[0]) & 1 == 1
+
+        def body(carried: tuple[Tensor, Tree, Tensor]) -> tuple[Tensor, Tree, Tensor]:
+            level, right, growing = carried
+            left = Tree(*(_at(part, level) for part in waiting))
+            weights = left.numbers[0], right.numbers[0]
+            uniform = _at(self.draws.choose, level + LEVELS)
+            whole, straight = joined(left, right, uniform < weights[1] - torch.logaddexp(*weights))
+            return level + 1, whole, growing & straight
+
+        return while_loop(goes_on, body, (torch.zeros_like(number), tree, growing))
 
 
 def _at(x: Tensor, index: Tensor) -> Tensor:
-    """One of the parts of x, whose number has no dimensions."""
+    """One of the parts of x, its number being a tensor without dimensions."""
     return x.index_select(0, index.view(1)).squeeze(0)

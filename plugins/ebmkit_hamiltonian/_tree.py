@@ -65,10 +65,6 @@ class Tally(NamedTuple):
             self.diverged | (counted & ~sound).any(0),
         )
 
-    def only(self, straight: Tensor) -> Tally:
-        """With growth ended elsewhere than where ``straight`` (batch,) is."""
-        return self._replace(growing=self.growing & straight)
-
 
 def grown(
     force: Force,
@@ -118,23 +114,25 @@ def leapt(
     """The points after each of so many leaps, x, p and ∇E(x) (3, leaps, batch, size), and E and H there
     (leaps, batch)."""
     x, half = start.x, torch.addcmul(start.momentum, start.gradient, step_size, value=-0.5)
-    found: list[tuple[Tensor, ...]] = []
+    points: tuple[list[Tensor], ...] = [], [], []
+    energies, hamiltonians = [], []
     for _ in range(leaps):
         x = torch.addcmul(x, half, step_size)
-        energies, gradient = force(x)
+        energy, gradient = force(x)
         momentum = torch.addcmul(half, gradient, step_size, value=-0.5)
         half = torch.addcmul(half, gradient, step_size, value=-1)
+        for column, found in zip(points, (x, momentum, gradient), strict=True):
+            column.append(found)
+        energies.append(energy)
         # H already here: compiled code would take it from the momenta again at each of its uses.
-        hamiltonians = torch.add(energies, _inner(momentum, momentum), alpha=0.5)
-        found.append((x, momentum, gradient, energies, hamiltonians))
-    *phase, energies, hamiltonians = zip(*found, strict=True)
-    points = torch.stack([one for part in phase for one in part]).unflatten(0, (3, leaps))
-    return points, torch.stack(energies), torch.stack(hamiltonians)
+        hamiltonians.append(torch.add(energy, _inner(momentum, momentum), alpha=0.5))
+    stacked = torch.stack([x for column in points for x in column])
+    return stacked.view(3, leaps, *x.shape), torch.stack(energies), torch.stack(hamiltonians)
 
 
 def joined(left: Tree, right: Tree, later: Tensor) -> tuple[Tree, Tensor]:
-    """Two trees as one, ``right`` being where ``left`` leads to, the drawn point that of ``right`` where
-    ``later`` (batch,) says so; and whether it has not turned round, (batch,)."""
+    """Two trees as one, ``right`` being where ``left`` leads to, its drawn point that of ``right``
+    where ``later`` (batch,) says so; and whether it has not turned round, (batch,)."""
     (total, energies), (added, others) = left.numbers, right.numbers
     chosen = torch.where(later[:, None], right.points[:, 2], left.points[:, 2])
     tree = Tree(

@@ -91,10 +91,10 @@ class NUTS:
 
     def draw(self, state: NUTSState, *, generator: torch.Generator) -> NUTSNoise:
         x, depth = state.x, self.max_depth
-        sizes = x.numel(), (depth - 1) * len(x), 4 * depth * len(x)
+        sizes = [x.numel(), (depth - 1) * len(x), 4 * depth * len(x)]
         # All at once: a call takes longer than so few numbers.
         normal = torch.randn(sum(sizes), generator=generator, device=x.device, dtype=x.dtype)
-        momentum, ways, pairs = normal.split(sizes)
+        momentum, ways, pairs = torch.split(normal, sizes)
         return NUTSNoise(
             momentum.view(x.shape),
             ways.view(depth - 1, len(x)),

@@ -6,6 +6,7 @@ Every statistical comparison is at five standard errors: a false alarm has proba
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -252,19 +253,27 @@ class _Reference:
         return _Part(right.last, momenta, between, left.way_in, chosen, total, valid)
 
 
-@settings(deadline=None, max_examples=15)
+def two_wells(x: Tensor) -> Tensor:
+    return mixture(x) + x[:, 0].square() / 2
+
+
+def banana(x: Tensor) -> Tensor:
+    return x[:, 0].square() / 8 + (x[:, 1] - x[:, 0].square() / 2 + 2).square() / 2
+
+
+@settings(deadline=None, max_examples=25)
 @given(
+    free=st.sampled_from([two_wells, banana, correlated]),
     seed=st.integers(0, 10_000),
     step_size=st.floats(0.08, 1.5),
     max_depth=st.integers(1, 6),
     walled=st.booleans(),
 )
 def test_agrees_with_a_recursion_over_one_chain_at_a_time(
-    seed: int, step_size: float, max_depth: int, walled: bool
+    free: Callable[[Tensor], Tensor], seed: int, step_size: float, max_depth: int, walled: bool
 ) -> None:
     def energy(x: Tensor) -> Tensor:
-        free = mixture(x) + x[:, 0].square() / 2
-        return torch.where(x[:, 1] < 1.2, free, torch.nan) if walled else free
+        return torch.where(x[:, 1] < 1.2, free(x), torch.nan) if walled else free(x)
 
     g = torch.Generator().manual_seed(seed)
     x = 0.5 * torch.randn(12, 2, generator=g, dtype=torch.float64).clamp(max=2)

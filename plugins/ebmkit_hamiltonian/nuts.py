@@ -11,7 +11,17 @@ from attrs import field
 from attrs.validators import and_, ge, gt
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, finite, scheduled, whole
+from ebmkit import (
+    Energy,
+    Metrics,
+    Scheduler,
+    doc,
+    energy_and_gradient,
+    finite,
+    normals,
+    scheduled,
+    whole,
+)
 from ebmkit_hamiltonian._growth import Course, Draws
 from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, log_uniform
 
@@ -90,15 +100,17 @@ class NUTS:
         return NUTSState(x, energies, gradient, energies)
 
     def draw(self, state: NUTSState, *, generator: torch.Generator) -> NUTSNoise:
+        return NUTSNoise(*(one for (one,) in self.draw_steps(state, 1, generator=generator)))
+
+    def draw_steps(self, state: NUTSState, steps: int, *, generator: torch.Generator) -> NUTSNoise:
         x, depth = state.x, self.max_depth
-        sizes = [x.numel(), (depth - 1) * len(x), 4 * depth * len(x)]
-        # All at once: a call takes longer than so few numbers.
-        normal = torch.randn(sum(sizes), generator=generator, device=x.device, dtype=x.dtype)
-        momentum, ways, pairs = torch.split(normal, sizes)
+        sizes = x.numel(), (depth - 1) * len(x), 4 * depth * len(x)
+        rows = normals(steps, (sum(sizes),), generator=generator, like=x)
+        momentum, ways, pairs = rows.split(sizes, 1)
         return NUTSNoise(
-            momentum.view(x.shape),
-            ways.view(depth - 1, len(x)),
-            pairs.view(2, depth, len(x), 2),
+            momentum.view(steps, *x.shape),
+            ways.view(steps, depth - 1, len(x)),
+            pairs.view(steps, 2, depth, len(x), 2),
         )
 
     def step(

@@ -223,7 +223,7 @@ def test_a_drawn_point_is_one_of_the_tree_s_to_the_bit() -> None:
     tree, _ = grown(
         force, start, origin, step_size, 1000.0, fresh(500), uniforms(3, 500, 2).unbind()
     )
-    same = (points == tree.points[:, 2, None]).all(3).all(0)
+    same = (torch.stack(points) == tree.points[:, 2, None]).all(3).all(0)
     assert (same.sum(0) == 1).all()
     assert torch.equal(energies.T[same.T], tree.numbers[1])
     # Every one of the points is drawn by some chain.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,19 +47,24 @@ class Columns:
 
 def with_columns(graph: GraphModule) -> GraphModule:
     """The graph, of tensors alone, with narrow tensors as columns wherever its operations go through
-    them number by number; as it is where there are none, or where one writes into a tensor."""
+    them number by number; as it is where there are none, or where one writes into a tensor.
+
+    So it is too where a loop goes on for as long as a condition holds: there tensors are put together
+    and taken apart at each of many short turns, and NUTS in the plane took a tenth longer.
+    """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     values = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
-    if not any(_narrow(x.shape) for x in values) or any(map(_writes, (graph, *loops_in(graph)))):
+    if not any(_narrow(x.shape) for x in values) or any(map(_unfit, (graph, *loops_in(graph)))):
         return graph
     run = functools.partial(_run, graph)
     return make_fx(run, tracing_mode="fake", _allow_non_fake_inputs=True)(*values)
 
 
-def _writes(graph: GraphModule) -> bool:
-    targets = (node.target for node in graph.graph.nodes)
-    return any(isinstance(op, OpOverload) and op._schema.is_mutable for op in targets)
+def _unfit(graph: GraphModule) -> bool:
+    targets = [node.target for node in graph.graph.nodes]
+    writes = any(isinstance(op, OpOverload) and op._schema.is_mutable for op in targets)
+    return writes or any(getattr(op, "_name", "") == "while_loop" for op in targets)
 
 
 def _run(graph: GraphModule, *given: Tensor) -> Any:
@@ -69,6 +75,8 @@ class _ByColumns(Interpreter):
     """Goes through a graph, and keeps narrow tensors as columns as long as its operations allow."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is operator.getitem:
+            return target(*args)
         if isinstance(target, HigherOrderOperator):
             args = pytree.tree_map_only(GraphModule, lambda g: functools.partial(_run, g), args)
         elif isinstance(target, OpOverload):
@@ -226,6 +234,19 @@ def _joined(op: OpOverload, tensors: Sequence[Any], dim: int = 0) -> Any:
     return Columns([op([_column(x, i) for x in tensors], at) for i in range(first.shape[-1])])
 
 
+def _unbound(op: OpOverload, x: Any, dim: int = 0) -> Any:
+    if not isinstance(x, Columns) or x.ndim < 3 or dim % x.ndim == x.ndim - 1:
+        return NotImplemented
+    return [Columns(each) for each in zip(*(op(c, dim % x.ndim) for c in x.each), strict=True)]
+
+
+def _indexed(op: OpOverload, x: Any, indices: Sequence[Any]) -> Any:
+    plain = not any(isinstance(index, Columns) for index in indices)
+    if not isinstance(x, Columns) or len(indices) >= x.ndim or not plain:
+        return NotImplemented
+    return x.map(op, indices)
+
+
 def _gathered(op: OpOverload, x: Any, dim: int, index: Any, **_: Any) -> Any:
     if not isinstance(x, Columns) or dim % x.ndim == x.ndim - 1 or index.shape[-1] != x.shape[-1]:
         return NotImplemented
@@ -265,6 +286,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _aten.squeeze: _squeezed,
     _aten.expand: _expanded,
     **dict.fromkeys((_aten.cat, _aten.stack), _joined),
+    _aten.unbind: _unbound,
+    _aten.index: _indexed,
     _aten.gather: _gathered,
     **dict.fromkeys((_aten.mm, _aten.addmm), _product),
     **dict.fromkeys(

@@ -152,12 +152,12 @@ def _traced(
     condition, of_condition = _closed(flat_condition, tensors)
     graph, of_body = _closed(flat_body, tensors)
     n, split = len(tensors), len(tensors) + len(of_condition)
-    # Both are given what either uses from around it.
+    # Both are given what either uses from around it; not the same memory twice.
     return operation(  # type: ignore[no-any-return]
         lambda *values: condition(*values[:split]),
         lambda *values: graph(*values[:n], *values[split:]),
         tuple(_own(tensors)),
-        (*of_condition, *of_body),
+        tuple(_own((*of_condition, *of_body))),
     )
 
 

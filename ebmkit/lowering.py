@@ -21,8 +21,14 @@ from ebmkit.layers import layer_name, modules_of
 from ebmkit.loops import while_tracing
 from ebmkit.products import with_fast_products
 
-# What the compiled code would look at again in every call is in the key that a graph is found by.
-_OPTIONS = {"size_asserts": False, "cpp.enable_tiling_heuristics": False}
+_OPTIONS: dict[str, Any] = {
+    # What the compiled code would look at again in every call is in the key that a graph is found by.
+    "size_asserts": False,
+    # One column that is read across would keep hundreds of operations from being done in vectors.
+    "cpp.enable_tiling_heuristics": False,
+    # What calls the kernels need not be optimised as they are, which takes a third of the time.
+    "cpp_wrapper_build_separate": True,
+}
 _PLAIN = (bool, int, float, str, type(None))
 
 

@@ -75,19 +75,22 @@ class Case(NamedTuple):
         )
 
 
-_graphs: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[nn.Module, dict[str, dict[Any, Any]]] = WeakKeyDictionary()
 
 
-def graphs_kept_with(module: nn.Module) -> dict[Any, Any]:
-    """The graphs of a model, by what they are good for; to be added to by ``keep``."""
-    return _graphs.setdefault(module, {})
+def kept_with(case: Case, kind: str) -> dict[Any, Any]:
+    """What is kept of a kind as long as a case's model, by what it is good for; to be added to by
+    ``keep``. Of an energy that is no module nothing is, for it may have changed by the next time."""
+    if case.module is None or not case.holds_alone:
+        return {}
+    return _kept.setdefault(case.module, {}).setdefault(kind, {})
 
 
-def keep(kept: dict[Any, Any], key: Any, graph: Any) -> None:
-    """Add a graph, in the place of the oldest where there are many."""
+def keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
+    """Add to what is kept, in the place of the oldest where there is much."""
     while len(kept) >= MOST_GRAPHS:
         del kept[next(iter(kept))]
-    kept[key] = graph
+    kept[key] = value
 
 
 def graph_of(
@@ -100,10 +103,8 @@ def graph_of(
     before: Callable[[], None],
 ) -> Run:
     """The graph of a case, made where there is none yet; ``call(run, state, held, block, values)``
-    calls a graph, and ``before()`` is called where one has to be made. Graphs are kept as long as their
-    model; an energy that is no module may have changed by the next time."""
-    module = case.module
-    kept = graphs_kept_with(module) if module is not None and case.holds_alone else {}
+    calls a graph, and ``before()`` is called where one has to be made."""
+    kept = kept_with(case, "graph")
     key = case.key(state, held, block.noise, values)
     if key not in kept:
         before()

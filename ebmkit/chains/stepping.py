@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from ebmkit.chains.chunks import MOST_GRAPHS, Case, Run, graph_of
+from ebmkit.chains.chunks import MOST_GRAPHS, Case, Run, graph_of, keep, kept_with
 from ebmkit.chains.conduct import Conduct
 from ebmkit.chains.guard import Held
 from ebmkit.chains.noise import Block
@@ -149,10 +149,7 @@ class Stepper:
         self, state: State, held: Held | None, block: Block, values: Mapping[str, Any]
     ) -> Run:
         assert self._plan is not None
-        case = Case(
-            *(self.sampler, self.energy, self.module, self.moving, self.watch),
-            *self._plan,
-        )
+        case = self._case(self._plan)
         return graph_of(case, state, held, block, values, self._call, self._count)
 
     def _call(
@@ -189,8 +186,7 @@ class Stepper:
         if automatic and self.module is None:
             conduct.decision = "eager: the energy is no nn.Module"
             return None
-        with Work() as work:
-            self._eagerly(state, held, [noise], [values])
+        work = self._work(state, held, noise, values)
         length = rounds = 1
         if conduct.compile != "step":
             most = min(
@@ -209,6 +205,20 @@ class Stepper:
         if on_cuda:
             conduct.decision += "; recorded as a CUDA graph"
         return Plan(length, rounds, lower)
+
+    def _work(self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]) -> Work:
+        """What a step does, seen by taking one."""
+        case = self._case(Plan(1, 1, lower=False))
+        kept, key = kept_with(case, "work"), case.key(state, held, noise, values)
+        if key not in kept:
+            with Work() as work:
+                self._eagerly(state, held, [noise], [values])
+            keep(kept, key, work)
+        found: Work = kept[key]
+        return found
+
+    def _case(self, plan: Plan) -> Case:
+        return Case(*(self.sampler, self.energy, self.module, self.moving, self.watch), *plan)
 
     def _count(self) -> None:
         self.conduct.built += 1

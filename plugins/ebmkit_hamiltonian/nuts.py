@@ -106,7 +106,7 @@ class NUTS:
         x, depth = state.x, self.max_depth
         sizes = x.numel(), (depth - 1) * len(x), 4 * depth * len(x)
         rows = normals(steps, (sum(sizes),), generator=generator, like=x)
-        momentum, ways, pairs = rows.split(sizes, 1)
+        momentum, ways, pairs = torch.split(rows, list(sizes), 1)
         return NUTSNoise(
             momentum.view(steps, *x.shape),
             ways.view(steps, depth - 1, len(x)),

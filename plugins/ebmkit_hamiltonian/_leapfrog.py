@@ -21,23 +21,26 @@ class Phase(NamedTuple):
     """∇E(x), (batch, *event)"""
 
 
-def leapfrog(energy: Energy, start: Phase, step_size: Tensor, leaps: int) -> tuple[Phase, Tensor]:
-    """The end of ``leaps`` ≥ 1 leaps, and the energies (batch,) there.
+def leapfrog(
+    energy: Energy, start: Phase, step_size: Tensor, leaps: int
+) -> tuple[Phase, Tensor, Tensor]:
+    """The end of ``leaps`` ≥ 1 leaps, the energies (batch,) there, and their sum on the way.
 
     p ← p − ε/2 ∇E(x), x ← x + ε p, p ← p − ε/2 ∇E(x) for each leap, the gradient taken once for it.
-    ``step_size`` ε is a tensor without dimensions.
+    ``step_size`` ε is a tensor without dimensions. The sum is finite only where every energy is.
     """
     x, gradient = start.x, start.gradient
     momentum = torch.addcmul(start.momentum, gradient, step_size, value=-0.5)
-    energies = None
+    energies = total = None
     for leap in range(leaps):
         x = torch.addcmul(x, momentum, step_size)
         energies, gradient = energy_and_gradient(energy, x)
+        total = energies if total is None else total + energies
         # The half kicks that end one leap and begin the next are one.
         last = leap == leaps - 1
         momentum = torch.addcmul(momentum, gradient, step_size, value=-0.5 if last else -1)
-    assert energies is not None
-    return Phase(x, momentum, gradient), energies
+    assert energies is not None and total is not None
+    return Phase(x, momentum, gradient), energies, total
 
 
 def hamiltonian(energies: Tensor, momentum: Tensor) -> Tensor:

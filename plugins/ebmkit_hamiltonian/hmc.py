@@ -57,11 +57,11 @@ class HMC:
 
     x and p are (batch, *event), p standard normal at the beginning of each step. The distribution of
     the chains is exactly p(x) ∝ exp(−E(x)) at any ε; on a Gaussian the leapfrog is stable below ε = 2σ
-    of the narrowest direction. A trajectory at whose end the energy is not finite, or along which a
-    force is not, is refused, so hard walls are allowed. Where ε L is near a period of the motion chains
-    come back to where they were; a jitter on ε, the same for all chains, keeps them from doing so step
-    after step. Inside a sampler that adapts scales state one of 0.1 to 0.3: rescaled, all directions
-    have the same period, and trajectories as long as that lead nowhere. A step takes L gradients.
+    of the narrowest direction. A trajectory along which an energy or a force is not finite is refused,
+    so hard walls are allowed. Where ε L is near a period of the motion chains come back to where they
+    were; a jitter on ε, the same for all chains, keeps them from doing so step after step. Inside a
+    sampler that adapts scales state one of 0.1 to 0.3: rescaled, all directions have the same period,
+    and trajectories as long as that lead nowhere. A step takes L gradients.
 
     Source: MCMC using Hamiltonian dynamics (Neal, 2011).
     """
@@ -111,9 +111,9 @@ class HMC:
         epsilon = torch.as_tensor(step_size, device=state.x.device, dtype=state.x.dtype)
         if noise.stretch is not None:
             epsilon = epsilon * (1 + self.jitter * (2 * log_uniform(noise.stretch).exp() - 1))
-        end, energies = leapfrog(energy, start, epsilon, self.n_leapfrog)
+        end, energies, path = leapfrog(energy, start, epsilon, self.n_leapfrog)
         # A comparison with NaN is false, and 0 times what is not finite is NaN: it is refused.
-        log_ratio = before - hamiltonian(energies, end.momentum) + 0 * energies
+        log_ratio = before - hamiltonian(energies, end.momentum) + 0 * path
         accepted = log_uniform(noise.pair) < log_ratio
         probability = log_ratio.clamp(max=0).exp()
         moved = wide(accepted, state.x)

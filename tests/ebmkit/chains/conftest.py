@@ -96,5 +96,4 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return graph.forward
 
     monkeypatch.setattr("ebmkit.chains.chunks.compiled", keep)
-    monkeypatch.setattr("ebmkit.chains.parts.compiled", keep)
     return made

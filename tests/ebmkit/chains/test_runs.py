@@ -18,6 +18,7 @@ import ebmkit
 from ebmkit import scheduled
 from ebmkit.chains import run_chain
 from ebmkit.chains.run import _windows
+from ebmkit.chains.stepping import _rounds
 
 
 class Where(NamedTuple):
@@ -304,17 +305,34 @@ def test_large_noise_is_not_drawn_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
             drawn.append("step")
             return super().step(energy, state, noise)
 
-    monkeypatch.setattr("ebmkit.chains.run.AHEAD_BYTES", 2 * 6 * 4)
     monkeypatch.setattr("ebmkit.chains.run.MOST_BYTES", 2 * 6 * 4)
     run(Loud(), 5)
     assert drawn == ["draw", "draw", "step", "step"] * 2 + ["draw", "step"]
-    # What is small is drawn for several graphs' steps at once, and what one graph takes may be larger.
-    for most, whole, ahead in ((500, 10**6, 20), (1, 10**6, 10), (10**6, 10**6, 50)):
-        drawn.clear()
-        monkeypatch.setattr("ebmkit.chains.run.AHEAD_BYTES", most)
-        monkeypatch.setattr("ebmkit.chains.run.MOST_BYTES", whole)
-        run(Loud(), 60)
-        assert drawn[: ahead + 1] == ["draw"] * ahead + ["step"]
+    drawn.clear()
+    monkeypatch.setattr("ebmkit.chains.run.MOST_BYTES", 10**6)
+    run(Loud(), 60)
+    assert drawn[:11] == ["draw"] * 10 + ["step"]
+
+
+@pytest.mark.parametrize(
+    ("length", "total", "numbers", "rounds"),
+    [
+        (10, 1000, 100, 5),  # 50 steps at most
+        (10, 49, 100, 4),
+        (10, 19, 100, 1),
+        (2, 1000, 100, 25),
+        (2, 2 * 46, 100, 23),  # the half of them, so that none are left over
+        (10, 70, 100, 3),  # of 7 rounds one is left over, where of 5 two were
+        (10, 90, 100, 3),
+        (10, 1000, 10_000, 2),  # 40 kB a step, of at most 1 MiB
+        (10, 1000, 2**17, 1),
+    ],
+)
+def test_a_graph_goes_through_its_steps_as_often_as_memory_and_the_run_allow(
+    length: int, total: int, numbers: int, rounds: int
+) -> None:
+    x = torch.zeros(5)
+    assert _rounds(length, total, torch.zeros(numbers), x) == rounds
 
 
 def test_the_guard_counts_chains_that_are_not_finite() -> None:

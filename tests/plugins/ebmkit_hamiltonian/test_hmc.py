@@ -6,12 +6,14 @@ Every statistical comparison is at five standard errors: a false alarm has proba
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from ebmkit_hamiltonian._leapfrog import leapfrog
 from ebmkit_hamiltonian.hmc import HMC, HMCNoise
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Exponential, Normal
 
 import ebmkit
 from ebmkit.chains import run_chain
@@ -21,6 +23,8 @@ WEIGHTS = torch.tensor([0.35, 0.65])
 STD = 0.6
 COVARIANCE = torch.tensor([[1.0, 0.8], [0.8, 2.0]], dtype=torch.float64)
 PRECISION = torch.linalg.inv(COVARIANCE)
+SURE = torch.tensor(10.0)
+"""A pair of such makes the uniform number exp(−100), at which all that can be is accepted."""
 
 
 def mixture(x: Tensor) -> Tensor:
@@ -119,7 +123,7 @@ def test_a_wall_on_the_way_is_not_passed(inside: float) -> None:
 
     x = torch.full((1, 1), -1.0)
     sampler = HMC(step_size=1.0, n_leapfrog=2)
-    noise = HMCNoise(torch.ones(1, 1), torch.zeros(1), torch.ones(()))
+    noise = HMCNoise(torch.ones(1, 1), SURE.expand(1, 2), None)
     after, metrics = sampler.step(energy, sampler.init(energy, x), noise, step_size=1.0)
     passes = inside == 0
     assert after.x.item() == (1.0 if passes else -1.0)
@@ -141,9 +145,11 @@ def test_acceptance_is_the_metropolis_ratio_of_the_hamiltonian() -> None:
         p = p + epsilon / 2 * ebmkit.score(mixture, y)
         y = y + epsilon * p
         p = p + epsilon / 2 * ebmkit.score(mixture, y)
+    # Half the sum of two squared standard normal numbers is exponential.
+    uniform = 1 - Exponential(1.0).cdf(noise.pair.square().sum(1) / 2)
     before = mixture(x) + noise.momentum.square().sum(1) / 2
     log_ratio = before - mixture(y) - p.square().sum(1) / 2
-    accepted = noise.uniform.log() < log_ratio
+    accepted = uniform.log() < log_ratio
     assert 10 < accepted.sum() < 190
     torch.testing.assert_close(after.x, torch.where(accepted[:, None], y, x))
     torch.testing.assert_close(after.energy, mixture(after.x))
@@ -161,7 +167,7 @@ def test_detailed_balance() -> None:
     uneven = 0
     for _ in range(20):
         x, p = torch.randn(2, 1, 2, generator=g, dtype=torch.float64)
-        noise = HMCNoise(p, torch.zeros(1, dtype=p.dtype), torch.ones((), dtype=p.dtype))
+        noise = HMCNoise(p, SURE.to(p).expand(1, 2), None)
         there, metrics = sampler.step(mixture, sampler.init(mixture, x), noise, step_size=0.9)
         y = there.x
         # The two half-way momenta sum to (y − x) / ε.
@@ -176,18 +182,28 @@ def test_detailed_balance() -> None:
     assert uneven
 
 
-def test_jitter_spreads_the_step_size_uniformly_and_is_one_number() -> None:
+def test_jitter_spreads_the_step_size_uniformly_and_is_one_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     g = torch.Generator().manual_seed(7)
-    sampler = HMC(jitter=0.25)
+    sampler = HMC(jitter=0.25, n_leapfrog=1)
     state = sampler.init(mixture, torch.zeros(3, 2))
-    draws = [sampler.draw(state, generator=g).stretch for _ in range(4000)]
-    assert all(stretch.ndim == 0 for stretch in draws)
-    stretches = torch.stack(draws).double()
+    seen: list[Tensor] = []
+
+    def walked(energy: Any, start: Any, step_size: Tensor, leaps: int) -> Any:
+        seen.append(step_size)
+        return leapfrog(energy, start, step_size, leaps)
+
+    monkeypatch.setattr("ebmkit_hamiltonian.hmc.leapfrog", walked)
+    for _ in range(4000):
+        sampler.step(mixture, state, sampler.draw(state, generator=g), step_size=1.0)
+    assert all(stretch.ndim == 0 for stretch in seen)
+    stretches = torch.stack(seen).double()
     assert (stretches >= 0.75).all() and (stretches <= 1.25).all()
     assert abs(stretches.mean() - 1) < 5 * 0.25 / math.sqrt(3 * 4000)
     # The variance of u² for u uniform on (−1, 1) is 4/45.
     assert abs(((stretches - 1) / 0.25).square().mean() - 1 / 3) < 5 * math.sqrt(4 / 45 / 4000)
-    assert sampler.draw(state, generator=g).stretch.dtype == torch.float32
+    assert seen[0].dtype == torch.float32
     assert HMC().draw(state, generator=g).stretch is None
 
 
@@ -221,7 +237,7 @@ def test_chains_that_are_not_finite_stay_and_count_as_refused() -> None:
     state = sampler.init(mixture, x)
     noise = sampler.draw(state, generator=torch.Generator().manual_seed(10))
     after, metrics = sampler.step(
-        mixture, state, noise._replace(uniform=torch.zeros(2)), step_size=0.3
+        mixture, state, noise._replace(pair=SURE.expand(2, 2)), step_size=0.3
     )
     torch.testing.assert_close(after.x[0], x[0], equal_nan=True)
     assert not torch.equal(after.x[1], x[1])
@@ -262,7 +278,7 @@ def test_traces_into_a_graph_of_the_same_numbers(tensor: bool) -> None:
     graph = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)(state, noise, step_size)
     traced, _ = graph(state, noise, step_size)
     plain, _ = step(state, noise, step_size)
-    other = noise._replace(momentum=-noise.momentum, uniform=1 - noise.uniform)
+    other = noise._replace(momentum=-noise.momentum, pair=noise.pair.flip(0))
     for found, expected in (
         (traced, plain),
         (graph(state, other, step_size)[0], step(state, other, step_size)[0]),

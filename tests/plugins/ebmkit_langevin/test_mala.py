@@ -11,7 +11,7 @@ import pytest
 import torch
 from ebmkit_langevin.mala import MALA
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import Exponential, Normal
 
 import ebmkit
 from ebmkit.chains import run_chain
@@ -98,7 +98,9 @@ def test_acceptance_is_the_metropolis_hastings_ratio() -> None:
 
     y = x - epsilon * state.gradient + math.sqrt(2 * epsilon) * noise.normal
     log_ratio = mixture(x) - mixture(y) + log_q(x, y) - log_q(y, x)
-    accepted = noise.uniform.log() < log_ratio
+    # Half the sum of two squared standard normal numbers is exponential.
+    uniform = 1 - Exponential(1.0).cdf(noise.pair.square().sum(1) / 2)
+    accepted = uniform.log() < log_ratio
     assert 10 < accepted.sum() < 190
     torch.testing.assert_close(after.x, torch.where(accepted[:, None], y, x))
     torch.testing.assert_close(after.energy, mixture(after.x))

@@ -62,14 +62,17 @@ class Sampler(Protocol):
     A tensor whose first dimension is the batch holds a row for each chain; any other belongs to all
     chains together. ``draw`` is the only place of randomness, and reads of the state no more than
     shapes, dtypes and devices, for the numbers of many steps are drawn at once. ``step`` is a pure
-    function of its arguments.
+    function of its arguments; a loop in it that depends on tensors' values is ``ebmkit.while_loop``.
 
     A field typed ``float | Scheduler`` is a *scheduled parameter*: ``step`` takes it as a keyword of
     the same name and is given its value at the chain's or the training's present step, as a number or
     as a tensor without dimensions: compute with operators rather than with ``math``. A sampler that
     moves chains by another one in its field ``sampler`` takes that one's as ``**keywords``.
 
-    Optional: ``restart(state, energy, x)`` returns a state for new chains at ``x`` that keeps what
+    Optional: ``draw_steps(state, steps, *, generator)`` returns the random numbers of so many steps:
+    what ``draw`` returns, but each tensor (steps, …), bit for bit those of as many calls one after
+    another. Only compiled chains ask for it, and without it they stack draws.
+    ``restart(state, energy, x)`` returns a state for new chains at ``x`` that keeps what
     ``state`` has adapted (a step size, a mass matrix); without it new chains start from ``init``.
     ``tune(state, energy)`` returns the state with what can only be adapted now and then; it is called
     a few times along a warm-up. ``settle(state)`` returns the state with its adaptation ended; it is
@@ -78,9 +81,8 @@ class Sampler(Protocol):
     A sampler of discrete states says so with an attribute ``discrete = True``, and where it was told
     their number of categories with ``categories``. One of which a step from
     ``init`` leaves p(x) ∝ exp(−E(x)) exactly as it is says ``exact = True``: annealing takes no other,
-    and whatever else the state holds must then need no start of its own. One whose steps depend
-    on values in such a way that they cannot be traced into a graph says ``traceable = False``, and may
-    mark parts of its step that can be with ``ebmkit.traceable``.
+    and whatever else the state holds must then need no start of its own. One whose steps cannot
+    be traced into a graph says ``traceable = False``, and they run eagerly.
     """
 
     def init(self, energy: Energy, x: Tensor) -> State:

@@ -88,8 +88,8 @@ class Chains:
         default="auto",
         validator=in_(("auto", "off", "step", "chunk")),
         metadata=doc(
-            "whether steps of chains are compiled: off, one a graph, about ten a graph, or where the "
-            "run's length pays for it"
+            "whether steps of chains are compiled: off, one a graph, as a chunk of many a graph, or "
+            "where the run's length pays for it"
         ),
     )
     on_divergence: Literal["stop", "restart", "freeze"] = field(

@@ -35,7 +35,7 @@ class Columns:
     def __init__(self, each: Sequence[Tensor]) -> None:
         self.each = list(each)
         self.shape = (*self.each[0].shape, len(self.each))
-        self.ndim = len(self.shape)
+        self.ndim, self.dtype = len(self.shape), self.each[0].dtype
 
     def map(self, function: Callable[..., Tensor], *arguments: Any, **keywords: Any) -> Columns:
         return Columns([function(column, *arguments, **keywords) for column in self.each])
@@ -86,7 +86,8 @@ class _ByColumns(Interpreter):
             if rule is not None:
                 found = rule(target, *args, **kwargs)
                 if found is not NotImplemented:
-                    return found
+                    # Numbers as columns would take part in type promotion in another way.
+                    return _whole(found) if getattr(found, "ndim", 2) < 2 else found
         return super().call_function(target, _whole(args), _whole(kwargs))
 
 
@@ -112,7 +113,8 @@ def _column(x: Any, i: int) -> Any:
 def _pointwise(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
     values = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor | Columns)]
     shape = _broadcast(*(x.shape for x in values))
-    if not any(isinstance(x, Columns) for x in values) and not _narrow(shape):
+    none = not any(isinstance(x, Columns) for x in values) and not _narrow(shape)
+    if none or shape[-1] > 2 * MOST or len(op._schema.returns) > 1:
         return NotImplemented
     columns = []
     for i in range(shape[-1]):
@@ -138,10 +140,11 @@ def _dims(x: Columns, dim: Any, more: int = 0) -> list[int]:
 
 def _reduced(by: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     def rule(op: OpOverload, x: Any, dim: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
-        if not isinstance(x, Columns) or kwargs.get("dtype") is not None:
+        if not isinstance(x, Columns) or kwargs.get("dtype") is not None or dim == []:
             return NotImplemented
         dims = _dims(x, dim)
-        if dims == [x.ndim - 1] and (x.each[0].dtype.is_floating_point or by in _OF_ANY):
+        fit = x.dtype == torch.bool if by in _LOGICAL else x.dtype.is_floating_point
+        if dims == [x.ndim - 1] and fit:
             found = functools.reduce(by, x.each)
             if op.overloadpacket is _aten.mean:
                 found = found / len(x.each)
@@ -154,7 +157,7 @@ def _reduced(by: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
 
 
 def _viewed(_: OpOverload, x: Any, shape: Sequence[int]) -> Any:
-    if not isinstance(x, Columns):
+    if not isinstance(x, Columns) or isinstance(shape, torch.dtype):
         return NotImplemented
     known = math.prod(n for n in shape if n != -1)
     size = [math.prod(x.shape) // known if n == -1 else n for n in shape]
@@ -199,18 +202,15 @@ def _squeezed(_: OpOverload, x: Any, dim: Any = None) -> Any:
     dims = _dims(x, dim)
     if dims == [x.ndim - 1]:
         return x.each[0] if len(x.each) == 1 else x
-    return (
-        x.map(torch.squeeze, tuple(dims))
-        if x.ndim - 1 not in dims and x.ndim > 2
-        else NotImplemented
-    )
+    within = x.ndim - 1 not in dims and x.ndim > 2
+    return x.map(torch.squeeze, tuple(dims)) if within else NotImplemented
 
 
 def _expanded(op: OpOverload, x: Any, size: Sequence[int], **_: Any) -> Any:
     if not isinstance(x, Columns) or len(size) < 2:
         return NotImplemented
     columns = x.each
-    if len(columns) == 1 and size[-1] > 1:
+    if len(columns) == 1 and size[-1] not in (1, -1):
         columns = columns * size[-1] if size[-1] <= MOST else []
     return Columns(columns).map(op, size[:-1]) if columns else NotImplemented
 
@@ -219,6 +219,9 @@ def _joined(op: OpOverload, tensors: Sequence[Any], dim: int = 0) -> Any:
     """Of ``cat`` and ``stack``."""
     stacks = op.overloadpacket is _aten.stack
     first = tensors[0]
+    # Where types differ all become one, and an empty vector may stand for a tensor of any shape.
+    if len({x.dtype for x in tensors}) > 1 or len({x.ndim for x in tensors}) > 1:
+        return NotImplemented
     at = dim % (first.ndim + stacks)
     last = first.ndim - 1 + stacks
     if at == last:
@@ -261,7 +264,7 @@ def _product(_: OpOverload, *args: Any, **kwargs: Any) -> Any:
         return NotImplemented
     right = _whole(right)
     width = right.shape[1]
-    if width > MOST:
+    if not 0 < width <= MOST:
         terms = [column.unsqueeze(1) * right.select(0, i) for i, column in enumerate(left.each)]
         return functools.reduce(torch.add, [*_whole(biases), *terms])
     columns = []
@@ -271,7 +274,7 @@ def _product(_: OpOverload, *args: Any, **kwargs: Any) -> Any:
     return Columns(columns)
 
 
-_OF_ANY: list[Any] = [torch.maximum, torch.minimum, torch.logical_and, torch.logical_or]
+_LOGICAL: list[Any] = [torch.logical_and, torch.logical_or]
 _RULES: dict[Any, Callable[..., Any]] = {
     _aten.sum: _reduced(torch.add),
     _aten.mean: _reduced(torch.add),
@@ -290,9 +293,6 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _aten.index: _indexed,
     _aten.gather: _gathered,
     **dict.fromkeys((_aten.mm, _aten.addmm), _product),
-    **dict.fromkeys(
-        (_aten.clone, _aten.alias, _aten.detach, _aten._to_copy),
-        _columnwise,
-    ),
+    **dict.fromkeys((_aten.clone, _aten.alias, _aten.detach, _aten._to_copy), _columnwise),
     **dict.fromkeys((_aten.zeros_like, _aten.ones_like, _aten.full_like), _columnwise),
 }

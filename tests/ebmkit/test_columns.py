@@ -16,7 +16,7 @@ from torch.fx.graph import CodeGen
 import ebmkit
 from ebmkit.columns import with_columns
 from ebmkit.loops import loops_in, scanned, while_loop
-from ebmkit.lowering import made_graph
+from ebmkit.lowering import made_graph, tensors_in
 
 Step = Callable[[list[Tensor]], Tensor]
 """A tensor from those that a program has made so far."""
@@ -88,7 +88,7 @@ BINARY: list[Callable[[Tensor, Tensor], Tensor]] = [
     lambda x, y: torch.where(x > y + 0.0123, x, y),
     lambda x, y: torch.where(x > 0.0123, y, 0.5),
     lambda x, y: x * y.long(),
-    lambda x, y: torch.lerp(x, y, 0.25),
+    lambda x, y: torch.lerp(x, y.to(x.dtype), 0.25),
     lambda x, y: torch.atan2(x, y.abs() + 1),
     lambda x, y: x @ y,
     lambda x, y: torch.mm(x, y),
@@ -204,8 +204,11 @@ def run(given: Sequence[Tensor], steps: Sequence[Step]) -> tuple[Tensor, ...]:
     return tuple(pool)
 
 
-def flat(function: Callable[..., tuple[Tensor, ...]], *given: Tensor) -> GraphModule:
+def flat(function: Callable[..., tuple[Tensor, ...]], *given: Any) -> GraphModule:
     graph = made_graph(function, *given, captures=True)
+    for node in graph.graph.find_nodes(op="placeholder"):
+        if "val" not in node.meta:
+            graph.graph.erase_node(node)
     graph.graph.set_codegen(CodeGen())
     graph.recompile()
     return graph
@@ -217,7 +220,7 @@ def same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
         torch.testing.assert_close(one, two, equal_nan=True)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(programs())
 def test_any_program_gives_what_it_gives_on_whole_tensors(
     program: tuple[list[Tensor], list[Step]],
@@ -238,7 +241,12 @@ def wide_operations(graph: GraphModule) -> list[str]:
     """Those that go through a narrow tensor number by number."""
     nodes = [n for part in (graph, *loops_in(graph)) for n in part.graph.nodes]
     pointwise = [n for n in nodes if torch.Tag.pointwise in getattr(n.target, "tags", ())]
-    return [n.name for n in pointwise if 1 < (n.meta["val"].shape or (0,))[-1] <= 4]
+    copies = torch.ops.aten.clone.default
+    return [
+        n.name
+        for n in pointwise
+        if n.target is not copies and n.meta["val"].ndim > 1 and n.meta["val"].shape[-1] <= 4
+    ]
 
 
 X, Y = tensors(2, 32)[:2]
@@ -308,7 +316,7 @@ def test_nothing_narrow_is_left_within_hamiltonian_steps_in_the_plane() -> None:
     state = sampler.init(energy, x)
     noise = sampler.draw(state, generator=torch.Generator().manual_seed(1))
 
-    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+    def step(*tensors: Any) -> tuple[Tensor, ...]:
         given = type(state)(*tensors[: len(state)])
         there = type(noise)(*tensors[len(state) :])
         after, metrics = sampler.step(energy, given, there, step_size=0.1)
@@ -317,5 +325,5 @@ def test_nothing_narrow_is_left_within_hamiltonian_steps_in_the_plane() -> None:
     with torch.no_grad():
         plain = flat(step, *state, *noise)
         graph = with_columns(plain)
-        same(graph(*state, *noise), step(*state, *noise))
+        same(graph(*tensors_in((state, noise))), step(*state, *noise))
     assert wide_operations(plain) and not wide_operations(graph)

@@ -64,7 +64,8 @@ def with_columns(graph: GraphModule) -> GraphModule:
 def _unfit(graph: GraphModule) -> bool:
     targets = [node.target for node in graph.graph.nodes]
     writes = any(isinstance(op, OpOverload) and op._schema.is_mutable for op in targets)
-    return writes or any(getattr(op, "_name", "") == "while_loop" for op in targets)
+    loops = any(getattr(op, "_name", "") == "while_loop" for op in targets)
+    return writes or loops or _aten.as_strided.default in targets  # strides that must stay
 
 
 def _run(graph: GraphModule, *given: Tensor) -> Any:
@@ -113,8 +114,8 @@ def _column(x: Any, i: int) -> Any:
 def _pointwise(op: OpOverload, *args: Any, **kwargs: Any) -> Any:
     values = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor | Columns)]
     shape = _broadcast(*(x.shape for x in values))
-    none = not any(isinstance(x, Columns) for x in values) and not _narrow(shape)
-    if none or shape[-1] > 2 * MOST or len(op._schema.returns) > 1:
+    none = not (_narrow(shape) or any(isinstance(x, Columns) for x in values))
+    if none or not 0 < shape[-1] <= 2 * MOST or len(op._schema.returns) > 1:
         return NotImplemented
     columns = []
     for i in range(shape[-1]):
@@ -156,15 +157,18 @@ def _reduced(by: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
     return rule
 
 
-def _viewed(_: OpOverload, x: Any, shape: Sequence[int]) -> Any:
-    if not isinstance(x, Columns) or isinstance(shape, torch.dtype):
+def _viewed(_: OpOverload, x: Any, shape: Any) -> Any:
+    if isinstance(shape, torch.dtype):
         return NotImplemented
+    # A whole is laid out by rows, which may be why a view of it is not possible.
+    if not isinstance(x, Columns):
+        return x.reshape(shape)
     known = math.prod(n for n in shape if n != -1)
     size = [math.prod(x.shape) // known if n == -1 else n for n in shape]
     if len(x.each) == 1 and size[-1:] != [1]:
         return x.each[0].reshape(size)
     if len(size) < 2 or size[-1] != len(x.each):
-        return NotImplemented
+        return x.whole.reshape(size)
     return x.map(torch.reshape, size[:-1])
 
 
@@ -199,8 +203,7 @@ def _unsqueezed(op: OpOverload, x: Any, dim: int) -> Any:
 def _squeezed(_: OpOverload, x: Any, dim: Any = None) -> Any:
     if not isinstance(x, Columns) or dim is None:
         return NotImplemented
-    dims = _dims(x, dim)
-    if dims == [x.ndim - 1]:
+    if (dims := _dims(x, dim)) == [x.ndim - 1]:
         return x.each[0] if len(x.each) == 1 else x
     within = x.ndim - 1 not in dims and x.ndim > 2
     return x.map(torch.squeeze, tuple(dims)) if within else NotImplemented
@@ -253,8 +256,7 @@ def _indexed(op: OpOverload, x: Any, indices: Sequence[Any]) -> Any:
 def _gathered(op: OpOverload, x: Any, dim: int, index: Any, **_: Any) -> Any:
     if not isinstance(x, Columns) or dim % x.ndim == x.ndim - 1 or index.shape[-1] != x.shape[-1]:
         return NotImplemented
-    at = dim % x.ndim
-    return Columns([op(column, at, _column(index, i)) for i, column in enumerate(x.each)])
+    return Columns([op(c, dim % x.ndim, _column(index, i)) for i, c in enumerate(x.each)])
 
 
 def _product(_: OpOverload, *args: Any, **kwargs: Any) -> Any:

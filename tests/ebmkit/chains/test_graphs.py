@@ -473,7 +473,9 @@ def test_a_graph_that_fails_later_gives_way_to_eager_steps(
     sampler = sampler_of("langevin")
     expected = ebmkit.sample(sampler, net, points(), steps=250, generator=seeded(), compile="off")
     with pytest.warns(CompileWarning, match="no more"):
-        found = ebmkit.sample(sampler, net, points(), steps=250, generator=seeded(), compile="chunk")
+        found = ebmkit.sample(
+            sampler, net, points(), steps=250, generator=seeded(), compile="chunk"
+        )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert len(calls) == 3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import RLock
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -91,6 +92,32 @@ def scanned(
 def loops_in(graph: GraphModule) -> list[GraphModule]:
     """The graphs of the loops in a graph, those within them included."""
     return [m for m in graph.modules() if isinstance(m, GraphModule) and m is not graph]
+
+
+_patching = RLock()
+
+
+@contextmanager
+def lean_loops() -> Iterator[None]:
+    """Memory that no kernel of a loop's body uses is not asked for at each turn: torch leaves it out of
+    a graph, and in 2.13 forgets to within loops."""
+    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+    from torch._inductor.virtualized import V
+
+    plain: Any = CppWrapperCpu.codegen_subgraph
+
+    def told(self: Any, subgraph: Any, *arguments: Any) -> Any:
+        found = plain(self, subgraph, *arguments)
+        around: Any = V.graph
+        around.removed_buffers.update(subgraph.graph.removed_buffers)
+        return found
+
+    with _patching:
+        CppWrapperCpu.codegen_subgraph = told  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            CppWrapperCpu.codegen_subgraph = plain  # type: ignore[method-assign]
 
 
 class _Form(NamedTuple):

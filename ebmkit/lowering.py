@@ -6,7 +6,6 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import RLock
 from types import TracebackType
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from ebmkit.columns import with_columns
 from ebmkit.layers import layer_name, modules_of
-from ebmkit.loops import while_tracing
+from ebmkit.loops import lean_loops, while_tracing
 from ebmkit.products import with_fast_products
 
 _OPTIONS: dict[str, Any] = {
@@ -89,34 +88,8 @@ class _Compiled:
         compile: Any = torch._inductor.compile  # noqa: A001
         # From kernel to kernel in Python, half the time of small chains would be the calling.
         wrapped = self._options | {"cpp_wrapper": all(x.device.type == "cpu" for x in given)}
-        with _lean_loops():
+        with lean_loops():
             return compile(graph, given, options=wrapped)  # type: ignore[no-any-return]
-
-
-_patching = RLock()
-
-
-@contextmanager
-def _lean_loops() -> Iterator[None]:
-    """Memory that no kernel of a loop's body uses is not asked for at each turn: torch leaves it out of
-    a graph, and in 2.13 forgets to within loops."""
-    from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
-    from torch._inductor.virtualized import V
-
-    plain: Any = CppWrapperCpu.codegen_subgraph
-
-    def told(self: Any, subgraph: Any, *arguments: Any) -> Any:
-        found = plain(self, subgraph, *arguments)
-        around: Any = V.graph
-        around.removed_buffers.update(subgraph.graph.removed_buffers)
-        return found
-
-    with _patching:
-        CppWrapperCpu.codegen_subgraph = told  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            CppWrapperCpu.codegen_subgraph = plain  # type: ignore[method-assign]
 
 
 def _laid(x: Tensor, shape: torch.Size, stride: tuple[int, ...]) -> Tensor:

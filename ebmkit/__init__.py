@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ebmkit.chains import Chain as Chain
     from ebmkit.chains import ChainInterrupt as ChainInterrupt
     from ebmkit.chains import Moments as Moments
+    from ebmkit.chains import log_uniform as log_uniform
     from ebmkit.chains import normals as normals
     from ebmkit.chains import run_chain as run_chain
     from ebmkit.chains import sample as sample
@@ -86,7 +87,15 @@ _HOME = {
         "score",
         "with_rule",
     ),
-    "ebmkit.chains": ("Chain", "ChainInterrupt", "Moments", "normals", "run_chain", "sample"),
+    "ebmkit.chains": (
+        "Chain",
+        "ChainInterrupt",
+        "Moments",
+        "log_uniform",
+        "normals",
+        "run_chain",
+        "sample",
+    ),
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
     "ebmkit.loops": ("tracing", "while_loop"),
     "ebmkit.lowering": ("CompileWarning",),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ebmkit.chains.conduct import CompileChains, Conduct, OnDivergence, conducted, present
 from ebmkit.chains.kept import Kept, Moments
-from ebmkit.chains.noise import normals
+from ebmkit.chains.noise import log_uniform, normals
 from ebmkit.chains.run import Chain, ChainInterrupt, Progress, Run
 from ebmkit.chains.starts import finite_rows
 from ebmkit.chains.stepping import Stepper
@@ -18,7 +18,16 @@ from ebmkit.fields import generator_or_new
 from ebmkit.holding import evaluating, frozen
 from ebmkit.protocols import Energy, Model, Sampler, State
 
-__all__ = ["Chain", "ChainInterrupt", "Moments", "Progress", "normals", "run_chain", "sample"]
+__all__ = [
+    "Chain",
+    "ChainInterrupt",
+    "Moments",
+    "Progress",
+    "log_uniform",
+    "normals",
+    "run_chain",
+    "sample",
+]
 
 
 def run_chain(

@@ -54,11 +54,6 @@ class Case(NamedTuple):
         inner = unbound(self.energy)[0]
         return inner is self.module or getattr(inner, "__self__", None) is self.module
 
-    @property
-    def steps(self) -> int:
-        """Steps that the graph takes."""
-        return self.length * self.rounds
-
     def key(self, state: State, held: Held | None, noise: Any, values: Mapping[str, Any]) -> Any:
         """What a graph is good for; anything else needs another."""
         inner, bound = unbound(self.energy)

@@ -78,6 +78,14 @@ def normals(
     return torch.stack([torch.randn(size, **options) for _ in range(steps)])
 
 
+def log_uniform(pairs: Tensor) -> Tensor:
+    """log U (…) of numbers U uniform on (0, 1), made of pairs of standard normal ones (…, 2).
+
+    −log U is exponential, as half the sum of two squared standard normal numbers is.
+    """
+    return pairs.square().sum(-1) / -2
+
+
 def _one(column: Sequence[Any]) -> Any:
     if any(value != column[0] for value in column):
         raise Unsuitable("the random numbers of different steps hold different plain values")

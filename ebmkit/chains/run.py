@@ -87,7 +87,7 @@ class Run:
     restarted: Tensor | None = None
     totals: dict[str, Tensor] = attrs.field(factory=dict)
     counted: dict[str, Any] = attrs.field(factory=dict)
-    drawn: Tensor | None = None
+    before_draw: Tensor | None = None
     """The generator's state before the numbers of the next steps were drawn; None where they are not
     yet, or steps have used them."""
 
@@ -115,8 +115,8 @@ class Run:
             self._look_back()
         except KeyboardInterrupt as interrupt:
             # What was drawn and not used is drawn again by who goes on from the state.
-            if self.drawn is not None:
-                self.generator.set_state(self.drawn)
+            if self.before_draw is not None:
+                self.generator.set_state(self.before_draw)
             raise ChainInterrupt(self._chain()) from interrupt
         if not self.done and self.held is None:
             self._check()
@@ -146,7 +146,7 @@ class Run:
             values = [self.values(self.done + i) for i in range(n)]
             stretch = self.stepper.take(self.state, self.held, noises, values)
             # At once, so that no interrupt comes in between.
-            self.state, self.held, self.done, self.drawn = (*stretch[:2], self.done + n, None)
+            self.state, self.held, self.done, self.before_draw = (*stretch[:2], self.done + n, None)
             self._add(stretch, n)
             unchecked += n
             if self.conduct.on_divergence == "restart":
@@ -160,13 +160,13 @@ class Run:
 
     def _draw_ahead(self, most: int) -> tuple[int, Sequence[Any] | Block]:
         """How many steps are taken next, ``most`` at most, and their random numbers."""
-        self.drawn = self.generator.get_state()
+        self.before_draw = self.generator.get_state()
         stepper = self.stepper
         if not stepper.planned:
             stepper.remember(self.state)
         if not stepper.planned:
             noise = self.sampler.draw(self.state, generator=self.generator)
-            self.generator.set_state(self.drawn)
+            self.generator.set_state(self.before_draw)
             stepper.plan(self.state, self.held, noise, self.values(self.done))
         if 0 < stepper.steps <= most:
             n = stepper.steps
@@ -174,7 +174,7 @@ class Run:
                 return n, drawn(self.sampler, self.state, n, self.generator)
             except Unsuitable as error:
                 stepper.refuse(error)
-                self.generator.set_state(self.drawn)
+                self.generator.set_state(self.before_draw)
         noises = [self.sampler.draw(self.state, generator=self.generator)]
         n = min(LONGEST_CHUNK, most, max(MOST_BYTES // bytes_of(noises[0]), 1))
         noises += [self.sampler.draw(self.state, generator=self.generator) for _ in range(n - 1)]

@@ -178,7 +178,7 @@ class Stepper:
         automatic, on_cuda = conduct.compile == "auto", state.x.device.type == "cuda"
         if getattr(self.sampler, "traceable", True) is False:
             name = type(self.sampler).__name__
-            conduct.decision = f"eager: how long a step of {name} takes depends on the chains"
+            conduct.decision = f"eager: {name} says that its step cannot be traced into a graph"
             return None
         if automatic and steps < FEWEST_STEPS and _work(self.module, state.x) * steps < LEAST_WORK:
             conduct.decision = f"eager: {steps} steps do not pay for compiling"

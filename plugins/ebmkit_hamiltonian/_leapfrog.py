@@ -48,12 +48,6 @@ def hamiltonian(energies: Tensor, momentum: Tensor) -> Tensor:
     return torch.add(energies, inner(momentum, momentum), alpha=0.5)
 
 
-def log_uniform(pair: Tensor) -> Tensor:
-    """log U of numbers U uniform on (0, 1), from pairs of standard normal ones (…, 2): half the sum of
-    their squares has the distribution of −log U."""
-    return pair.square().sum(-1) / -2
-
-
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (batch,) of events (batch, *event)."""
     products: Tensor = torch.linalg.vecdot(_rows(a), _rows(b))

@@ -17,11 +17,12 @@ from ebmkit import (
     doc,
     energy_and_gradient,
     finite,
+    log_uniform,
     normals,
     scheduled,
     whole,
 )
-from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, leapfrog, log_uniform, wide
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, leapfrog, wide
 
 
 class HMCState(NamedTuple):

@@ -18,12 +18,13 @@ from ebmkit import (
     doc,
     energy_and_gradient,
     finite,
+    log_uniform,
     normals,
     scheduled,
     whole,
 )
 from ebmkit_hamiltonian._growth import Course, Draws
-from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian, log_uniform
+from ebmkit_hamiltonian._leapfrog import Phase, hamiltonian
 
 
 class NUTSState(NamedTuple):

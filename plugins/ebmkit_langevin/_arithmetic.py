@@ -30,9 +30,3 @@ def squared_norms(x: Tensor) -> Tensor:
     """Squared Euclidean norms (batch,) of events (batch, *event)."""
     squares = x.square()
     return squares.flatten(1).sum(1) if x.ndim > 1 else squares
-
-
-def log_uniform(pair: Tensor) -> Tensor:
-    """log U (batch,) of numbers U uniform on (0, 1), from pairs of standard normal ones (batch, 2):
-    half the sum of their squares has the distribution of −log U."""
-    return squared_norms(pair) / -2

@@ -10,8 +10,17 @@ from attrs import field
 from attrs.validators import and_, gt, lt, optional
 from torch import Tensor
 
-from ebmkit import Energy, Metrics, Scheduler, doc, energy_and_gradient, normals, scheduled
-from ebmkit_langevin._arithmetic import log_uniform, squared_norms
+from ebmkit import (
+    Energy,
+    Metrics,
+    Scheduler,
+    doc,
+    energy_and_gradient,
+    log_uniform,
+    normals,
+    scheduled,
+)
+from ebmkit_langevin._arithmetic import squared_norms
 
 
 class MALAState(NamedTuple):

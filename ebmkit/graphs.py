@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebmkit.loops import again
 from ebmkit.lowering import Unsuitable, made_graph
+from ebmkit.products import PRODUCTS, VIEWS
 from ebmkit.protocols import Batch, Loss, Metrics
 
 # What the estimate of `auto` is made of, as measured on two cores of a server; it need only be right
@@ -27,11 +28,6 @@ _SECONDS_A_STEP_CALL = 1.5e-6
 _STEP_BYTES_A_SECOND = 4e10
 _STEP_COMPILE_SECONDS = 10.0
 _STEP_COMPILE_SECONDS_A_CALL = 0.04
-VIEWS = {
-    *("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze"),
-    *("t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias"),
-}
-PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm"}
 
 
 class _Whole(nn.Module):
@@ -123,12 +119,15 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Those of them that are no matrix products, which a compiler leaves as they are."""
         self.traffic = 0
         """Bytes that those write."""
+        self.loops = False
+        """Whether there was a loop with more than one turn."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "_opname", "")
         if name not in VIEWS:
             self.calls += not again()
+            self.loops |= again()
             if name not in PRODUCTS:
                 self.computed += 1
                 written = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]

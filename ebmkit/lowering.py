@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.fx.graph import CodeGen
 from torch.utils import _pytree as pytree
 
+from ebmkit.activations import with_derivatives
 from ebmkit.columns import with_columns
 from ebmkit.layers import layer_name, modules_of
 from ebmkit.loops import lean_loops, while_tracing
@@ -84,7 +85,7 @@ class _Compiled:
         graph.recompile()
         if self._columns:
             graph = with_columns(graph)
-        graph = with_fast_products(graph)
+        graph = with_derivatives(with_fast_products(graph))
         compile: Any = torch._inductor.compile  # noqa: A001
         # From kernel to kernel in Python, half the time of small chains would be the calling.
         wrapped = self._options | {"cpp_wrapper": all(x.device.type == "cpu" for x in given)}

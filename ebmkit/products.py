@@ -19,9 +19,16 @@ FEWEST_ROWS = 32
 """Rows for which turning the other factor round pays, or writing a product out."""
 THIN = 4
 """Numbers that are summed up in a product which is written out."""
+PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm", "product"}
+"""Operations that are products of matrices."""
+VIEWS = {
+    *("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze"),
+    *("t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias"),
+}
+"""Operations that compute nothing."""
 
 _aten = torch.ops.aten
-_PRODUCTS = {_aten.mm.default, _aten.addmm.default}
+_REPLACED = {_aten.mm.default, _aten.addmm.default}
 _OP = "product"
 
 
@@ -63,8 +70,9 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
     """The graph with its large products of float32 on CPUs computed by oneDNN, those that sum up few
     numbers written out, and the factor of few columns turned round where a product has one.
 
-    torch leaves them to MKL, which takes twice as long for the first on CPUs not of its maker, and
-    four times for the last where a row of the factor is not a row of memory.
+    torch leaves them to MKL, which takes up to twice as long for the first on CPUs not of its maker
+    (where these have AVX-512, which it does not use there; without, they are equals), and four times
+    for the last where a row of the factor is not a row of memory.
     """
     if torch.backends.mkldnn.enabled and _library() is not None:
         for part in (graph, *loops_in(graph)):
@@ -76,7 +84,7 @@ def _with_fast_products(graph: GraphModule) -> None:
     turned: dict[Any, Node] = {}
     changed = False
     for node in list(graph.graph.nodes):
-        if node.target not in _PRODUCTS or node.kwargs:
+        if node.target not in _REPLACED or node.kwargs:
             continue
         factors: tuple[Any, ...] = node.args
         *biases, left, right = factors

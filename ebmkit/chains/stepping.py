@@ -187,6 +187,7 @@ class Stepper:
             conduct.decision = "eager: the energy is no nn.Module"
             return None
         work = self._work(state, held, noise, values)
+        recorded = on_cuda and not work.loops
         length = rounds = 1
         if conduct.compile != "step":
             most = min(
@@ -200,9 +201,9 @@ class Stepper:
         conduct.decision = f"compiled, {length * rounds} steps a graph"
         if automatic and (why := work.not_worth(steps, work.calls * length)):
             conduct.decision, lower = f"eager: {why}", False
-            if not on_cuda:
+            if not recorded:
                 return None
-        if on_cuda:
+        if recorded:
             conduct.decision += "; recorded as a CUDA graph"
         return Plan(length, rounds, lower)
 

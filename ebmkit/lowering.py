@@ -28,6 +28,9 @@ _OPTIONS: dict[str, Any] = {
     "cpp.enable_tiling_heuristics": False,
     # What calls the kernels need not be optimised as they are, which takes a third of the time.
     "cpp_wrapper_build_separate": True,
+    # Calling a second thread for less costs more than it saves, and a hundred times as much where other
+    # programs keep it from coming.
+    "cpp.min_chunk_size": 4096,
 }
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -120,7 +120,7 @@ class Work(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.traffic = 0
         """Bytes that those write."""
         self.loops = False
-        """Whether there was a loop with more than one turn."""
+        """Whether there was a loop that was gone through."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -230,5 +230,6 @@ def test_operations_of_a_loop_count_once_and_its_traffic_every_time() -> None:
 
     once, often = work(1), work(5)
     assert once.calls == often.calls
+    assert (work(0).loops, once.loops, often.loops) == (False, True, True)
     # Each further turn writes eight floats, a counter and a condition.
     assert often.traffic - once.traffic == 4 * (8 * 4 + 8 + 1)

@@ -75,6 +75,8 @@ def scanned(
 
     tensors, form = _apart(carried)
     parts, form_of_parts = _apart(given)
+    # At each turn torch copies the whole of what has gaps in memory.
+    parts = [part.contiguous() for part in parts]
     forms: list[_Form] = []
 
     def flat(*values: Tensor) -> list[Tensor]:

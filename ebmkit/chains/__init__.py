@@ -119,7 +119,7 @@ def sample(
     seeded from the operating system.
 
     ``compile`` says whether steps are compiled: "off", "step" (one a graph), "chunk" (about ten a
-    graph, which on CPUs goes through up to 50 by a loop within it, unless chains restart), or "auto",
+    graph, which on CPUs goes through up to 100 by a loop within it, unless chains restart), or "auto",
     which does so where the steps to come pay for it by an estimate from the operations of one step
     (never by the clock, so that a call repeated gives the same points). What cannot be compiled runs
     eagerly, with one CompileWarning.

@@ -22,7 +22,7 @@ from ebmkit.protocols import Energy, Sampler, State
 
 LONGEST_CHUNK = 10
 """Steps of one graph at most: unrolling more saves little and takes long to compile."""
-AHEAD_STEPS, AHEAD_BYTES = 50, 2**20
+AHEAD_STEPS, AHEAD_BYTES = 100, 2**20
 """Random numbers, and points, of a graph that goes through its steps in a loop: for at most so many
 steps, of at most so many bytes."""
 MOST_BYTES = 2**26

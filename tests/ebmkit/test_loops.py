@@ -207,6 +207,19 @@ def test_a_loop_over_parts_stacks_its_results() -> None:
     same(graph(x, noise, scales), ((state.count, state.x), stacked))
 
 
+def test_a_loop_over_parts_is_given_them_without_gaps_in_memory() -> None:
+    def run(x: Tensor, parts: Tensor) -> Any:
+        return scanned(lambda x, part: (x + part, {}), x, parts)[0]
+
+    x, rows = points(3), points(4, 5)
+    for parts in (rows[:, :3], rows[:, ::2], rows[:3, :3].mT):
+        graph = made_graph(run, x, parts)
+        same(graph(x, parts), x + parts[0] + sum(parts[1:]), 1e-6)
+        (loop,) = (n for n in graph.graph.nodes if getattr(n.target, "_name", "") == "scan")
+        given: Any = loop.args[2]
+        assert all(part.meta["val"].is_contiguous() for part in given)
+
+
 def test_what_a_turn_repeats_is_told() -> None:
     told: list[bool] = []
 

@@ -291,7 +291,7 @@ class TestAuto:
                     run_chain(sampler, net, points(), steps=100, generator=seeded())
             decisions.append(conduct.decision)
         assert decisions[0].startswith("eager: 200000 steps would save about")
-        assert decisions[1] == "compiled, 50 steps a graph"
+        assert decisions[1] == "compiled, 100 steps a graph"
         assert len(traced) == 1
 
     def test_the_estimate_counts_operations_and_what_they_write(self) -> None:

@@ -317,13 +317,13 @@ def test_large_noise_is_not_drawn_far_ahead(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("length", "total", "numbers", "rounds"),
     [
-        (10, 1000, 100, 5),  # 50 steps at most
+        (10, 1000, 100, 10),  # 100 steps at most
         (10, 49, 100, 4),
         (10, 19, 100, 1),
-        (2, 1000, 100, 25),
-        (2, 2 * 46, 100, 23),  # the half of them, so that none are left over
-        (10, 70, 100, 3),  # of 7 rounds one is left over, where of 5 two were
-        (10, 90, 100, 3),
+        (2, 1000, 100, 50),
+        (2, 2 * 92, 100, 46),  # the half of them, so that none are left over
+        (10, 130, 100, 6),  # of 13 rounds one is left over, where of 10 three were
+        (10, 180, 100, 9),
         (10, 1000, 10_000, 2),  # 40 kB a step, of at most 1 MiB
         (10, 1000, 2**17, 1),
     ],

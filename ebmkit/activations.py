@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ebmkit.loops import loops_in
-from ebmkit.products import PRODUCTS, VIEWS
+from ebmkit.operations import PRODUCTS, VIEWS, operation
 
 _aten = torch.ops.aten
 _BACKWARDS: dict[Any, Any] = {
@@ -22,18 +21,9 @@ _BACKWARDS: dict[Any, Any] = {
 """What makes gradients of (gradient, x, *settings): the activation of (x, *settings)."""
 
 
-@functools.cache
-def _library() -> Any:
-    """Makes an operation of its own of a tensor that is written to memory as soon as it is known."""
-    from torch._inductor.lowering import register_lowering
-
-    library: Any = torch.library
-    found = library.Library("ebmkit", "FRAGMENT")
-    found.define("kept(Tensor x) -> Tensor")
-    found.impl("kept", Tensor.clone, "CPU")
-    found.impl("kept", torch.empty_like, "Meta")
-    register_lowering(torch.ops.ebmkit.kept.default, type_promotion_kind=None)(_kept)
-    return found
+def _keep() -> Any:
+    """An operation that writes a tensor to memory as soon as it is known."""
+    return operation("kept(Tensor x) -> Tensor", Tensor.clone, torch.empty_like, _kept)
 
 
 def _kept(x: Any) -> Any:
@@ -87,7 +77,6 @@ def _settings(node: Node) -> tuple[Any, ...]:
 
 def _derivative(graph: GraphModule, activation: Node, backward: Node) -> Node:
     """The derivative of an activation, right after it."""
-    _library()
     x, before = activation.args[0], activation
 
     def call(target: Any, *arguments: Any, **named: Any) -> Node:
@@ -106,7 +95,7 @@ def _derivative(graph: GraphModule, activation: Node, backward: Node) -> Node:
     else:
         one = call(_aten.full_like.default, x, 1)
         found = call(backward.target, one, *backward.args[1:], **backward.kwargs)
-    return call(torch.ops.ebmkit.kept.default, found)
+    return call(_keep(), found)
 
 
 def _on_cpu(node: Node) -> bool:

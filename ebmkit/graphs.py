@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ebmkit.loops import again
 from ebmkit.lowering import Unsuitable, made_graph
-from ebmkit.products import PRODUCTS, VIEWS
+from ebmkit.operations import PRODUCTS, VIEWS
 from ebmkit.protocols import Batch, Loss, Metrics
 
 # What the estimate of `auto` is made of, as measured on two cores of a server; it need only be right

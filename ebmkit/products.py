@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ebmkit.loops import loops_in
+from ebmkit.operations import operation
 
 LEAST_WORK = 2**21
 """Multiplications of a product that oneDNN is called for; below, calling it takes longer."""
@@ -19,17 +19,9 @@ FEWEST_ROWS = 32
 """Rows for which turning the other factor round pays, or writing a product out."""
 THIN = 4
 """Numbers that are summed up in a product which is written out."""
-PRODUCTS = {"addmm", "baddbmm", "bmm", "convolution", "convolution_backward", "mm", "product"}
-"""Operations that are products of matrices."""
-VIEWS = {
-    *("alias", "as_strided", "detach", "expand", "permute", "select", "slice", "split", "squeeze"),
-    *("t", "transpose", "unbind", "unsqueeze", "view", "_unsafe_view", "_reshape_alias"),
-}
-"""Operations that compute nothing."""
 
 _aten = torch.ops.aten
 _REPLACED = {_aten.mm.default, _aten.addmm.default}
-_OP = "product"
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -37,24 +29,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found
 
 
-@functools.cache
-def _library() -> Any:
-    """Makes x Wᵀ + b by oneDNN an operation of its own, for torch's compiler takes its own to be of
-    constant weights; compiled code calls oneDNN's kernel without a way round. None where there is no
-    such thing, or nothing to gain."""
-    backends: Any = torch.backends
-    usable = backends.mkldnn.is_available() and backends.mkl.is_available()
-    if not usable or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return None
-    from torch._inductor.lowering import register_lowering
-
-    library: Any = torch.library
-    found = library.Library("ebmkit", "FRAGMENT")
-    found.define(f"{_OP}(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-    found.impl(_OP, _linear, "CPU")
-    found.impl(_OP, lambda x, weight, _: x.new_empty((len(x), len(weight))), "Meta")
-    register_lowering(torch.ops.ebmkit.product.default, type_promotion_kind=None)(_kernel)
-    return found
+def _shaped(x: Tensor, weight: Tensor, _: Tensor | None) -> Tensor:
+    return x.new_empty((len(x), len(weight)))
 
 
 def _kernel(x: Any, weight: Any, bias: Any) -> Any:
@@ -66,6 +42,21 @@ def _kernel(x: Any, weight: Any, bias: Any) -> Any:
     return TensorBox.create(linear.create(x, weight, bias, "none", [], ""))
 
 
+def usable() -> bool:
+    """Whether there is oneDNN, and something to gain by it."""
+    backends: Any = torch.backends
+    there: bool = backends.mkldnn.is_available() and backends.mkldnn.enabled
+    gains: bool = backends.mkl.is_available()
+    return there and gains and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _product() -> Any:
+    """x Wᵀ + b by oneDNN as an operation of its own, for torch's compiler takes its own to be of
+    constant weights; compiled code calls oneDNN's kernel without a way round."""
+    signature = "product(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+    return operation(signature, _linear, _shaped, _kernel)
+
+
 def with_fast_products(graph: GraphModule) -> GraphModule:
     """The graph with its large products of float32 on CPUs computed by oneDNN, those that sum up few
     numbers written out, and the factor of few columns turned round where a product has one.
@@ -74,7 +65,7 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
     (where these have AVX-512, which it does not use there; without, they are equals), and four times
     for the last where a row of the factor is not a row of memory.
     """
-    if torch.backends.mkldnn.enabled and _library() is not None:
+    if usable():
         for part in (graph, *loops_in(graph)):
             _with_fast_products(part)
     return graph
@@ -98,7 +89,7 @@ def _with_fast_products(graph: GraphModule) -> None:
                 new = _written_out(graph, biases, left, right)
             elif kind == "large":
                 given = (left, turned[right], biases[0] if biases else None)
-                new = graph.graph.call_function(torch.ops.ebmkit.product.default, given)
+                new = graph.graph.call_function(_product(), given)
             else:
                 back = graph.graph.call_function(_aten.t.default, (turned[right],))
                 new = graph.graph.call_function(node.target, (*biases, left, back))

@@ -15,7 +15,7 @@ from ebmkit.products import with_fast_products
 
 N = 128
 """N³ is just the work of a large product."""
-THERE = products._library() is not None
+THERE = products.usable()
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -14,6 +14,7 @@ from ebmkit.chains.run import Chain, ChainInterrupt, Progress, Run
 from ebmkit.chains.starts import finite_rows
 from ebmkit.chains.stepping import Stepper
 from ebmkit.clocks import moving_names, values_at
+from ebmkit.devices import keep_freed_memory
 from ebmkit.fields import generator_or_new
 from ebmkit.holding import evaluating, frozen
 from ebmkit.protocols import Energy, Model, Sampler, State
@@ -77,6 +78,8 @@ def run_chain(
         )
     if thin > 1 and not keeps:
         raise ValueError(f"thin={thin} says which steps a trajectory keeps; set trajectory=True")
+    if x.device.type == "cpu":
+        keep_freed_memory()
     total, conduct = warm_up + steps, present()
     kept = Kept(trajectory, tuple(dict.fromkeys(trace)), moments, thin)
     run = Run(

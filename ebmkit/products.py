@@ -42,7 +42,7 @@ def _kernel(x: Any, weight: Any, bias: Any) -> Any:
     return TensorBox.create(linear.create(x, weight, bias, "none", [], ""))
 
 
-def usable() -> bool:
+def onednn_usable() -> bool:
     """Whether there is oneDNN, and something to gain by it."""
     backends: Any = torch.backends
     there: bool = backends.mkldnn.is_available() and backends.mkldnn.enabled
@@ -65,7 +65,7 @@ def with_fast_products(graph: GraphModule) -> GraphModule:
     (where these have AVX-512, which it does not use there; without, they are equals), and four times
     for the last where a row of the factor is not a row of memory.
     """
-    if usable():
+    if onednn_usable():
         for part in (graph, *loops_in(graph)):
             _with_fast_products(part)
     return graph

@@ -15,7 +15,7 @@ from ebmkit.products import with_fast_products
 
 N = 128
 """N³ is just the work of a large product."""
-THERE = products.usable()
+THERE = products.onednn_usable()
 
 
 def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -75,7 +75,7 @@ def test_what_would_not_gain_stays_as_it_is() -> None:
 
 def test_without_oneDNN_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: N802
     x, w = numbers(N, N), numbers(N, N, seed=1)
-    monkeypatch.setattr(products, "usable", lambda: False)
+    monkeypatch.setattr(products, "onednn_usable", lambda: False)
     assert rewritten(lambda x, w: x @ w, x, w) == 0
 
 

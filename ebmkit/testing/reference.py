@@ -1,0 +1,119 @@
+"""Parts of the kit's own: what a part under test is put together with, and targets whose answers are
+known. None of them comes from a plugin."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from ebmkit.errors import UserError
+from ebmkit.protocols import Batch, Energy, Metrics
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=dtype)
+
+
+class Walk(NamedTuple):
+    """Where the chains of a random walk are."""
+
+    x: Tensor
+    energy: Tensor
+
+
+class WalkNoise(NamedTuple):
+    normal: Tensor
+    uniform: Tensor
+
+
+@attrs.frozen
+class RandomWalk:
+    """Random-walk Metropolis: what losses and samplers under test move chains by."""
+
+    scale: float = 0.5
+
+    exact = True
+
+    def init(self, energy: Energy, x: Tensor) -> Walk:
+        with torch.no_grad():
+            return Walk(x, energy(x))
+
+    def draw(self, state: Walk, *, generator: torch.Generator) -> WalkNoise:
+        x = state.x
+        return WalkNoise(
+            torch.randn(x.shape, generator=generator, dtype=x.dtype),
+            torch.rand(len(x), generator=generator, dtype=x.dtype),
+        )
+
+    def step(self, energy: Energy, state: Walk, noise: WalkNoise) -> tuple[Walk, Metrics]:
+        proposal = state.x + self.scale * noise.normal
+        with torch.no_grad():
+            energies = energy(proposal)
+        accepted = noise.uniform.log() < state.energy - energies
+        wide = accepted.view(-1, *[1] * (state.x.ndim - 1))
+        after = Walk(
+            torch.where(wide, proposal, state.x), torch.where(accepted, energies, state.energy)
+        )
+        return after, {"acceptance_rate": accepted.to(state.x.dtype).mean()}
+
+
+class Network(nn.Module):
+    """A small smooth energy with parameters: tanh units above a wide Gaussian."""
+
+    def __init__(self, event_shape: tuple[int, ...], hidden: int = 5, seed: int = 0) -> None:
+        super().__init__()
+        size = math.prod(event_shape)
+        self.event_shape = event_shape
+        self.weight = nn.Parameter(normal(hidden, size, seed=seed).float() / size**0.5)
+        self.bias = nn.Parameter(normal(hidden, seed=seed + 1).float())
+        self.out = nn.Parameter(normal(hidden, seed=seed + 2).float())
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        rows = x.flatten(1)
+        bent = torch.tanh(rows @ self.weight.T + self.bias) @ self.out
+        told: Tensor = bent + rows.square().sum(1) / 8
+        return told if condition is None else told * (1 + condition.to(x.dtype) / 4)
+
+
+class Constant:
+    """The schedule of one value."""
+
+    def __call__(self, step: int) -> float:  # noqa: ARG002
+        return 0.5
+
+
+@attrs.frozen
+class Normal:
+    """Standard normal points."""
+
+    event_shape: tuple[int, ...] = (3,)
+
+    def draw(self, size: int, *, generator: torch.Generator) -> Batch:
+        return Batch(torch.randn(size, *self.event_shape, generator=generator))
+
+
+_PARTS: dict[str, Any] = {
+    "model": lambda: Network((3,)),
+    "sampler": RandomWalk,
+    "scheduler": Constant,
+    "dataset": Normal,
+}
+
+
+def part(kind: str) -> Any:
+    """A part of a kind to put another one together with.
+
+    Raises:
+        UserError: the kit has none of that kind.
+    """
+    if kind not in _PARTS:
+        raise UserError(f"the kit has no {kind} of its own to put a part together with")
+    return _PARTS[kind]()

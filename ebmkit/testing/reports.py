@@ -1,0 +1,98 @@
+"""Tries laws on a part, and tells what became of each."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+from ebmkit.testing.laws import LAWS, BrokenLaw, Cases, Law
+from ebmkit.testing.subject import Subject
+
+Status = Literal["kept", "broken", "failed", "not asked"]
+
+
+class Outcome(NamedTuple):
+    """What became of one law."""
+
+    law: Law
+    status: Status
+    """kept; broken; failed where the part raised something else; not asked where the law does not
+    apply to it."""
+    cases: int
+    """How many cases were tried."""
+    reason: str = ""
+    """How it is broken, what was raised, or why it was not asked."""
+    raised: str = ""
+    """The traceback of a failure."""
+
+    @property
+    def good(self) -> bool:
+        return self.status in ("kept", "not asked")
+
+    def lines(self) -> Iterator[str]:
+        """What a person should read where it is not good."""
+        yield f"{self.law.name}: {self.status} after {self.cases} cases: {self.reason}"
+        yield f"  for users: {self.law.means}"
+        if self.raised:
+            yield from (f"  {line}" for line in self.raised.rstrip().splitlines())
+
+
+class Report(NamedTuple):
+    """What became of all laws of a kind, tried on one part."""
+
+    subject: Subject
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def cases(self) -> int:
+        return sum(outcome.cases for outcome in self.outcomes)
+
+    @property
+    def good(self) -> bool:
+        """Whether every law was kept, and at least one was tried."""
+        return self.cases > 0 and all(outcome.good for outcome in self.outcomes)
+
+    def lines(self) -> Iterator[str]:
+        """The report as a person reads it."""
+        kept = sum(outcome.status == "kept" for outcome in self.outcomes)
+        yield f"{self.subject}: {kept} laws kept, {self.cases} cases"
+        for outcome in self.outcomes:
+            if outcome.status == "not asked":
+                yield f"  not asked: {outcome.law.name}: {outcome.reason}"
+        for outcome in self.outcomes:
+            if not outcome.good:
+                yield from (f"  {line}" for line in outcome.lines())
+        if not self.cases:
+            yield "  nothing was tried, which is no success"
+
+
+def laws_of(kind: str) -> list[Law]:
+    """All laws of a kind, those of every kind first."""
+    from ebmkit.testing import everything  # noqa: F401 - which declares them
+
+    return [law for (of, _), law in LAWS.items() if of == kind]
+
+
+def tried(law: Law, subject: Subject, seed: int = 0) -> Outcome:
+    """What becomes of a law."""
+    if reason := law.applies(subject):
+        return Outcome(law, "not asked", 0, reason)
+    cases = Cases(seed)
+    try:
+        law.check(subject, cases)
+    except BrokenLaw as broken:
+        return Outcome(law, "broken", cases.count, str(broken))
+    except Exception as error:
+        where = f" (case: {cases.label})" if cases.label else ""
+        said = f"{type(error).__name__}: {error}{where}"
+        return Outcome(law, "failed", cases.count, said, traceback.format_exc())
+    if not cases.count:
+        return Outcome(law, "failed", 0, "the law tried nothing, which is a fault of the kit")
+    return Outcome(law, "kept", cases.count)
+
+
+def report(subject: Subject, laws: Iterable[Law] | None = None, seed: int = 0) -> Report:
+    """What becomes of the laws of its kind."""
+    found = laws_of(subject.kind) if laws is None else laws
+    return Report(subject, tuple(tried(law, subject, seed) for law in found))

@@ -12,6 +12,7 @@ from ebmkit.parameters import (
     REQUIRED,
     Parameter,
     describe_type,
+    holds_data,
     parameters,
     protocol_of,
     structure,
@@ -212,7 +213,8 @@ class Planner:
                 return None
             return self.part(wanted, value, path, inside)
         if not plain and value is not None and not isinstance(value, tuple):
-            return value  # a live object: its own type is its owner's business
+            if not holds_data(rest) or hasattr(value, "__iter__") or hasattr(value, "__float__"):
+                return value  # a live object: its own type is its owner's business
         structured, complaints = structure(value, rest)
         for inner, message in complaints:
             self.report(f"{path}{inner}", message)

@@ -7,10 +7,21 @@ from typing import NamedTuple
 import attrs
 import torch
 from attrs import field
-from attrs.validators import ge
+from attrs.validators import and_, ge
 from torch import Tensor
 
-from ebmkit import Batch, Metrics, Model, Sampler, State, bind, doc, run_chain
+from ebmkit import (
+    Batch,
+    Metrics,
+    Model,
+    Sampler,
+    State,
+    bind,
+    doc,
+    finite,
+    run_chain,
+    whole,
+)
 from ebmkit_contrastive_divergence._energies import Draws, compare
 
 
@@ -37,10 +48,12 @@ class ContrastiveDivergence:
     """
 
     sampler: Sampler = field(metadata=doc("what moves the chains"))
-    k_steps: int = field(default=10, validator=ge(1), metadata=doc("steps of each chain"))
+    k_steps: int = field(
+        default=10, validator=and_(whole, ge(1)), metadata=doc("steps of each chain")
+    )
     energy_regularisation: float = field(
         default=0.0,
-        validator=ge(0),
+        validator=and_(finite, ge(0)),
         metadata=doc("α, weight of the mean squared energies; 0 is off"),
     )
 

@@ -10,7 +10,20 @@ from attrs import field
 from attrs.validators import and_, ge, gt, in_, le, optional
 from torch import Tensor
 
-from ebmkit import Batch, Metrics, Model, Sampler, State, UserError, bind, doc, offered, run_chain
+from ebmkit import (
+    Batch,
+    Metrics,
+    Model,
+    Sampler,
+    State,
+    UserError,
+    bind,
+    doc,
+    finite,
+    offered,
+    run_chain,
+    whole,
+)
 from ebmkit_contrastive_divergence._energies import Draws, compare
 
 
@@ -52,16 +65,18 @@ class PersistentContrastiveDivergence:
     """
 
     sampler: Sampler = field(metadata=doc("what moves the chains"))
-    k_steps: int = field(default=10, validator=ge(1), metadata=doc("steps a training step"))
-    buffer_size: int = field(default=1024, validator=ge(1), metadata=doc("slots"))
+    k_steps: int = field(
+        default=10, validator=and_(whole, ge(1)), metadata=doc("steps a training step")
+    )
+    buffer_size: int = field(default=1024, validator=and_(whole, ge(1)), metadata=doc("slots"))
     n_negatives: int | None = field(
         default=None,
-        validator=optional(ge(1)),
+        validator=optional(and_(whole, ge(1))),
         metadata=doc("slots moved a training step; as many as positives if unset"),
     )
     restart_rate: float = field(
         default=0.0,
-        validator=and_(ge(0), le(1)),
+        validator=and_(finite, ge(0), le(1)),
         metadata=doc("probability that a slot restarts before it is moved"),
     )
     fill: Literal["data", "gaussian", "uniform"] = field(
@@ -71,12 +86,12 @@ class PersistentContrastiveDivergence:
     )
     fill_scale: float = field(
         default=0.1,
-        validator=gt(0),
+        validator=and_(finite, gt(0)),
         metadata=doc("s, in units of x; of continuous states alone"),
     )
     energy_regularisation: float = field(
         default=0.0,
-        validator=ge(0),
+        validator=and_(finite, ge(0)),
         metadata=doc("α, weight of the mean squared energies; 0 is off"),
     )
 

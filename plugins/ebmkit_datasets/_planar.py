@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
@@ -13,11 +12,11 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import Batch, DataError, doc
+from ebmkit import Batch, DataError, doc, finite, whole
 
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 
-positive: Validator = validators.and_(validators.gt(0.0), validators.lt(math.inf))
+positive: Validator = validators.and_(finite, validators.gt(0.0))
 
 # Squares of coordinates, over a variance, stay finite in float64 up to here.
 _FARTHEST = 1e140
@@ -32,12 +31,14 @@ class Planar(ABC):
 
     n_samples: int | None = field(
         default=None,
-        validator=validators.optional(validators.and_(validators.ge(1), validators.le(10**8))),
+        validator=validators.optional(
+            validators.and_(whole, validators.ge(1), validators.le(10**8))
+        ),
         metadata=doc("points in a finite set, 1 to 10⁸; none for endless fresh draws"),
     )
     seed: int = field(
         default=0,
-        validator=validators.and_(validators.ge(0), validators.lt(2**63)),
+        validator=validators.and_(whole, validators.ge(0), validators.lt(2**63)),
         metadata=doc("seed of a finite set's points, ≥ 0"),
     )
 

@@ -11,7 +11,7 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import Batch, DataError, doc
+from ebmkit import Batch, DataError, doc, finite, whole
 
 
 class Table(NamedTuple):
@@ -32,19 +32,19 @@ class Rows(ABC):
     held_out: float = field(
         default=0.0,
         kw_only=True,
-        validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
+        validator=validators.and_(finite, validators.ge(0.0), validators.lt(1.0)),
         metadata=doc("fraction of the rows kept apart for evaluation, in [0, 1)"),
     )
     validation: float = field(
         default=0.0,
         kw_only=True,
-        validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
+        validator=validators.and_(finite, validators.ge(0.0), validators.lt(1.0)),
         metadata=doc("fraction of the rows kept apart to validate on while training, in [0, 1)"),
     )
     seed: int = field(
         default=0,
         kw_only=True,
-        validator=validators.and_(validators.ge(0), validators.lt(2**63)),
+        validator=validators.and_(whole, validators.ge(0), validators.lt(2**63)),
         metadata=doc("seed of the choice of rows kept apart, ≥ 0"),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -21,6 +21,11 @@ from ebmkit_datasets._rows import Rows, Table
 from ebmkit_datasets._whitening import cholesky_factor
 
 _ROWS = 2**14
+
+
+def _column(_: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, str | int)):
+        raise ValueError(f"{attribute.name}: expected a column, by name or position, got {value!r}")
 
 
 @attrs.frozen(kw_only=False)
@@ -56,6 +61,7 @@ class Array(Rows):
     )
     label: str | int | None = field(
         default=None,
+        validator=_column,
         metadata=doc(
             "column of class labels 0, 1, …, by name or position, or array of an npz file"
         ),

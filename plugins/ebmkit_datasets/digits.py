@@ -9,7 +9,7 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import DataError, doc
+from ebmkit import DataError, doc, finite
 from ebmkit_datasets._rows import Rows, Table
 
 
@@ -43,7 +43,7 @@ class Digits(Rows):
     held_out: float = field(
         default=0.1,
         kw_only=True,
-        validator=validators.and_(validators.ge(0.0), validators.lt(1.0)),
+        validator=validators.and_(finite, validators.ge(0.0), validators.lt(1.0)),
         metadata=doc("fraction of the digits kept apart for evaluation, in [0, 1)"),
     )
 

@@ -7,7 +7,7 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import doc
+from ebmkit import doc, whole
 from ebmkit_datasets._mixture import circle, draw_mixture, mixture_log_density
 from ebmkit_datasets._planar import Planar, Validator, positive
 
@@ -27,7 +27,7 @@ class GaussianMixture(Planar):
 
     n_components: int = field(
         default=4,
-        validator=validators.and_(validators.ge(1), validators.le(10_000)),
+        validator=validators.and_(whole, validators.ge(1), validators.le(10_000)),
         metadata=doc("number of Gaussians K, 1 to 10,000"),
     )
     radius: float = field(

@@ -9,7 +9,7 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import doc
+from ebmkit import doc, finite, whole
 from ebmkit_datasets._mixture import in_blocks, log_sum_exp
 from ebmkit_datasets._planar import Planar, positive
 
@@ -34,7 +34,7 @@ class Pinwheel(Planar):
 
     arms: int = field(
         default=5,
-        validator=validators.and_(validators.ge(1), validators.le(10_000)),
+        validator=validators.and_(whole, validators.ge(1), validators.le(10_000)),
         metadata=doc("number of blades K, 1 to 10,000"),
     )
     radial_std: float = field(
@@ -45,7 +45,7 @@ class Pinwheel(Planar):
     )
     rate: float = field(
         default=0.25,
-        validator=validators.and_(validators.gt(-math.inf), validators.lt(math.inf)),
+        validator=finite,
         metadata=doc("twist τ in radians at the centre; 0 for straight blades"),
     )
     scale: float = field(

@@ -16,6 +16,7 @@ from ebmkit import (
     Scheduler,
     doc,
     energy_and_gradient,
+    finite,
     log_uniform,
     normals,
     scheduled,
@@ -73,7 +74,7 @@ class MALA:
     )
     target_acceptance: float | None = field(
         default=None,
-        validator=optional(and_(gt(0), lt(1))),
+        validator=optional(and_(finite, gt(0), lt(1))),
         metadata=doc(
             "acceptance that the step size is adapted to, 0.574 being usual; off if unset"
         ),

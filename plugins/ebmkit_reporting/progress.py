@@ -30,11 +30,12 @@ class Progress:
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._console = Console(stderr=True)
+        self._console: Console | None = None
         self._read_at = 0.0
 
     @hookimpl
     def run_start(self, run: Run) -> None:
+        self._console = Console(stderr=True)
         if not self._console.is_terminal:
             return
         self._bar = Bar(
@@ -58,7 +59,7 @@ class Progress:
             if last or time.monotonic() - self._read_at > SECONDS_BETWEEN_READINGS:
                 self._read_at = time.monotonic()
                 self._bar.update(self._task, completed=run.step, shown=_line(metrics))
-        elif last or run.step % max(run.total_steps // 10, 1) == 0:
+        elif self._console and (last or run.step % max(run.total_steps // 10, 1) == 0):
             self._console.print(
                 f"step {run.step}/{run.total_steps}  {_line(metrics)}", highlight=False
             )
@@ -67,7 +68,7 @@ class Progress:
     def run_end(self, run: Run, error: BaseException | None) -> None:  # noqa: ARG002
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+        self._bar = self._console = None
 
 
 def _line(metrics: Mapping[str, Tensor]) -> str:

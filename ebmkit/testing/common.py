@@ -1,0 +1,184 @@
+"""Laws of all kinds: importing, pickling and using a part touches nothing but the part."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmkit.plan import resolved
+from ebmkit.testing.configured import configuration, made
+from ebmkit.testing.fresh import effects_of_import, in_fresh_process, random_states, unfindable
+from ebmkit.testing.laws import ALL, Cases, law
+from ebmkit.testing.subject import Subject
+from ebmkit.testing.using import numbers, used
+
+DTYPES = (torch.float32, torch.float64)
+CLOSE = 1e-5
+"""How far numbers of another process may be off, of float32: kernels may add in another order."""
+
+
+def _unimportable(subject: Subject) -> str:
+    return unfindable(str(getattr(subject.type, "__module__", "builtins")))
+
+
+def _local(subject: Subject) -> str:
+    if "<locals>" in getattr(subject.type, "__qualname__", ""):
+        return "it is defined inside of a function, where pickle looks for nothing"
+    return ""
+
+
+@law(
+    *ALL,
+    why="A plugin is imported beside others, in the middle of somebody's program.",
+    means="naming the part in a pipeline changes random numbers, dtypes, speed or warnings of all code",
+    applies=_unimportable,
+)
+def importing_changes_nothing(subject: Subject, cases: Cases) -> None:
+    """In a fresh process, and beyond what ebmkit, torch and the packages that the module imports
+    change themselves."""
+    module = subject.type.__module__
+    with cases.case(f"import {module}"):
+        good, found = in_fresh_process(effects_of_import, module)
+        cases.expect(good, f"expected {module} to be imported in a fresh process, got {found}")
+        cases.expect(not found, f"expected to find all as it was, got {'; '.join(found)}")
+
+
+@law(
+    *ALL,
+    why="Parts are sent to the worker processes of loaders and of parallel training.",
+    means="training in several processes fails, or uses another part than was stated",
+    applies=_local,
+)
+def pickles(subject: Subject, cases: Cases) -> None:
+    shape = subject.shapes[0]
+    for label in ("as made", "once used"):
+        with cases.case(label):
+            part = made(subject, cases.seed)
+            expected = numbers(subject.kind, part, shape, cases.seed, torch.float32)
+            if label == "once used" and subject.kind == "dataset":
+                part.draw(3, generator=torch.Generator().manual_seed(cases.seed))
+            again = _loaded(cases, _pickled(cases, part))
+            before, after = configuration(subject, part), configuration(subject, again)
+            for name, value in before.items():
+                cases.expect(
+                    resolved(value) == resolved(after.get(name)),
+                    f"{name}: expected {value!r} after pickling, got {after.get(name)!r}",
+                )
+            found = numbers(subject.kind, again, shape, cases.seed, torch.float32)
+            _expect_same(cases, expected, found, "the part that was pickled")
+
+
+@law(
+    *ALL,
+    why="Processes that are spawned import everything anew, as on macOS and Windows all do.",
+    means="what works in one process fails in the workers, or gives other numbers there",
+    applies=lambda subject: _local(subject) or _unimportable(subject),
+)
+def survives_spawn(subject: Subject, cases: Cases) -> None:
+    """In a fresh process the part comes out of its pickle and gives the same numbers."""
+    shape = subject.shapes[0]
+    with cases.case("fresh process"):
+        part = made(subject, cases.seed)
+        expected = numbers(subject.kind, part, shape, cases.seed, torch.float32)
+        given = _pickled(cases, part)
+        good, found = in_fresh_process(
+            numbers_there, subject.kind, given, shape, cases.seed, torch.get_num_threads()
+        )
+        cases.expect(good, f"expected its pickle to be used in a fresh process, got {found}")
+        _expect_same(cases, expected, found, "a fresh process")
+
+
+def numbers_there(
+    kind: str, part: bytes, shape: tuple[int, ...], seed: int, threads: int
+) -> list[Tensor]:
+    """What a pickled part gives in the process that calls this."""
+    torch.set_num_threads(threads)
+    return numbers(kind, pickle.loads(part), shape, seed, torch.float32)
+
+
+@law(
+    *ALL,
+    why="A run is repeated by its seed, and runs beside it have generators of their own.",
+    means="the same seed gives another result, or two seeds the same, or other code's numbers change",
+)
+def deterministic_under_a_generator(subject: Subject, cases: Cases) -> None:
+    for dtype in DTYPES:
+        for shape in subject.shapes:
+            with cases.case(f"{str(dtype).removeprefix('torch.')}, event shape {shape}"):
+                runs = []
+                for seed in (cases.seed, cases.seed, cases.seed + 1):
+                    before = random_states()
+                    with torch.random.fork_rng(devices=[]):
+                        torch.default_generator.manual_seed(cases.seed)
+                        part = subject.make(seed=cases.seed, event_shape=shape)
+                    between = random_states()
+                    runs.append(used(subject.kind, part, shape, seed, dtype))
+                    _expect_untouched(cases, before, between, "making it")
+                    _expect_untouched(cases, between, random_states(), "using it")
+                first, second, other = runs
+                cases.expect(
+                    _equal(first.numbers, second.numbers),
+                    "expected the same numbers of the same seed, got others: draw from the generator "
+                    "that is given, and from nothing else",
+                )
+                cases.expect(
+                    not first.drew or not _equal(first.numbers, other.numbers),
+                    "expected other numbers of another seed, got the same, though it draws",
+                )
+
+
+def _expect_untouched(
+    cases: Cases, before: dict[str, Any], after: dict[str, Any], during: str
+) -> None:
+    for name in before:
+        cases.expect(
+            before[name] == after[name],
+            f"expected {during} to leave {name} as it was, and it was advanced or seeded",
+        )
+
+
+def _equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape and torch.equal(x.nan_to_num(), y.nan_to_num())
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _expect_same(cases: Cases, expected: list[Tensor], found: list[Tensor], where: str) -> None:
+    cases.expect(
+        len(expected) == len(found),
+        f"expected {len(expected)} tensors of {where}, got {len(found)}",
+    )
+    for a, b in zip(expected, found, strict=True):
+        same = a.shape == b.shape and torch.allclose(
+            a.double(), b.double(), rtol=CLOSE, atol=CLOSE, equal_nan=True
+        )
+        if not same:
+            cases.expect(False, f"expected the same numbers of {where}, got {_off(a, b)}")
+
+
+def _off(a: Tensor, b: Tensor) -> str:
+    if a.shape != b.shape:
+        return f"shape {tuple(b.shape)} for {tuple(a.shape)}"
+    return f"numbers that are off by up to {float((a.double() - b.double()).abs().max()):.3g}"
+
+
+def _pickled(cases: Cases, part: Any) -> bytes:
+    try:
+        return pickle.dumps(part)
+    except Exception as error:
+        cases.expect(False, f"expected it to be pickled, got {type(error).__name__}: {error}")
+        raise
+
+
+def _loaded(cases: Cases, given: bytes) -> Any:
+    try:
+        return pickle.loads(given)
+    except Exception as error:
+        cases.expect(
+            False, f"expected its pickle to be loaded, got {type(error).__name__}: {error}"
+        )
+        raise

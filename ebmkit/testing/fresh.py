@@ -12,7 +12,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,25 @@ def random_states() -> dict[str, Any]:
         "numpy's global random state": pickle.dumps(np.random.get_state()),  # noqa: NPY002
         "python's global random state": random.getstate(),
     }
+
+
+@contextmanager
+def stirred() -> Iterator[None]:
+    """The global random states are others for a while, that no code seeds them to by chance."""
+    import numpy as np
+    import torch
+
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    unlikely = 0x5EED_0F_2A
+    torch.default_generator.manual_seed(unlikely)
+    np.random.seed(unlikely)  # noqa: NPY002
+    random.seed(unlikely)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        random.setstate(before[2])
 
 
 def process_state() -> dict[str, Any]:

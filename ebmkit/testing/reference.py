@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 import attrs
 import torch
+from attrs.validators import gt
 from torch import Tensor, nn
 
 from ebmkit.errors import UserError
+from ebmkit.fields import doc, finite
 from ebmkit.protocols import Batch, Energy, Metrics
 
 
@@ -38,7 +40,11 @@ class WalkNoise(NamedTuple):
 class RandomWalk:
     """Random-walk Metropolis: what losses and samplers under test move chains by."""
 
-    scale: float = 0.5
+    scale: float = attrs.field(
+        default=0.5,
+        validator=[finite, gt(0)],
+        metadata=doc("standard deviation of a proposal, > 0"),
+    )
 
     exact = True
 
@@ -94,7 +100,7 @@ class Constant:
 class Normal:
     """Standard normal points."""
 
-    event_shape: tuple[int, ...] = (3,)
+    event_shape: tuple[int, ...] = attrs.field(default=(3,), metadata=doc("shape of one point"))
 
     def draw(self, size: int, *, generator: torch.Generator) -> Batch:
         return Batch(torch.randn(size, *self.event_shape, generator=generator))

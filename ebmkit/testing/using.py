@@ -81,9 +81,7 @@ def used(kind: str, part: Any, shape: tuple[int, ...], seed: int, dtype: torch.d
     """Use a part once, with a generator of that seed, on inputs that are always the same."""
     generator = reference.generator(seed)
     before = generator.get_state()
-    # A hook may hold what cannot be copied, as a terminal.
-    mine = part if kind == "hook" else copy.deepcopy(part)
-    found = list(_USES[kind](mine, shape, generator, dtype))
+    found = list(_USES[kind](part, shape, generator, dtype))
     return Used(found, not torch.equal(before, generator.get_state()))
 
 
@@ -128,7 +126,7 @@ def _model(
     model: Any, shape: tuple[int, ...], _: torch.Generator, dtype: torch.dtype
 ) -> Iterator[Tensor]:
     if isinstance(model, torch.nn.Module):
-        model = model.to(dtype).eval()
+        model = copy.deepcopy(model).to(dtype).eval()
     categories = getattr(model, "categories", None)
     stated = tuple(getattr(model, "event_shape", None) or shape)
     plain = stated[:-1] if categories and stated[-1:] == (categories,) else stated

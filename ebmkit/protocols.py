@@ -111,6 +111,13 @@ class Loss(Protocol):
     called once the model is built, before the first step. ``continuous = True`` says that the loss is
     of continuous points alone: it is given no discrete data. A field typed ``float | Scheduler`` holds
     a schedule on the training clock, which the loss reads at ``draw``'s ``step``.
+    ``chains(state)`` returns as a Batch where the chains are that a loss keeps from step to step.
+
+    What the conformance kit asks of a loss: unless it says ``consistent = False``, the expected
+    gradient is zero where the model is the data's distribution; unless it says ``averages = False``,
+    it is a mean over the batch's rows; where it says ``estimates = "score-matching"``, its mean is
+    ½ E‖s‖² + E tr ∇s up to a constant of the data. One that adds noise to the data tells it to a
+    model that says ``noise_conditional = True``, by the keyword ``noise_level`` (batch,).
     """
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> State:

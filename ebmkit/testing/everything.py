@@ -1,7 +1,21 @@
 """All laws: importing this declares them."""
 
-from ebmkit.testing import (
-    common,  # noqa: F401
-    configured,  # noqa: F401
-    stationary,  # noqa: F401
+from ebmkit.testing import (  # noqa: F401
+    balance,
+    chains,
+    common,
+    configured,
+    consistency,
+    datasets,
+    densities,
+    derivatives,
+    discrete,
+    hooks,
+    losses,
+    losses_in_training,
+    models,
+    normalisers,
+    samplers,
+    schedulers,
+    stationary,
 )

@@ -57,6 +57,10 @@ class ContrastiveDivergence:
         metadata=doc("α, weight of the mean squared energies; 0 is off"),
     )
 
+    @property
+    def consistent(self) -> bool:
+        return getattr(self.sampler, "exact", False) and not self.energy_regularisation
+
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> CDState:  # noqa: ARG002
         return CDState(None)
 

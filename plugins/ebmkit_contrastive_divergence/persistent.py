@@ -95,6 +95,10 @@ class PersistentContrastiveDivergence:
         metadata=doc("α, weight of the mean squared energies; 0 is off"),
     )
 
+    @property
+    def consistent(self) -> bool:
+        return getattr(self.sampler, "exact", False) and not self.energy_regularisation
+
     def check(self, model: Model) -> None:  # noqa: ARG002
         if self.fill == "gaussian" and getattr(self.sampler, "discrete", False):
             raise UserError(

@@ -110,6 +110,10 @@ class DenoisingScoreMatching:
         metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
     )
 
+    @property
+    def consistent(self) -> bool:
+        return not (self.energy_regularisation or self.score_regularisation)
+
     def check(self, model: Model) -> None:
         refuse_discrete(model, "DenoisingScoreMatching")
         self._check_levels(model)
@@ -189,4 +193,6 @@ class DenoisingScoreMatching:
 
 
 def _noise_conditional(model: Model) -> bool:
-    return getattr(model, "noise_conditional", None) is True
+    # Data-parallel wrappers show no attribute of the model inside them.
+    bare = model if hasattr(model, "noise_conditional") else getattr(model, "module", model)
+    return getattr(bare, "noise_conditional", None) is True

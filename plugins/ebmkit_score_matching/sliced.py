@@ -74,6 +74,14 @@ class SlicedScoreMatching:
         metadata=doc("β, weight of the mean ‖s‖²; 0 is off"),
     )
 
+    @property
+    def consistent(self) -> bool:
+        return not (self.energy_regularisation or self.score_regularisation)
+
+    @property
+    def estimates(self) -> str | None:
+        return "score-matching" if self.consistent else None
+
     def check(self, model: Model) -> None:
         refuse_discrete(model, "SlicedScoreMatching")
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from ebmkit.holding import evaluating
 from ebmkit.layers import offered
 from ebmkit.testing import reference
+from ebmkit.testing.energies import Shape, agree, energies_of, made, shapes_of
 from ebmkit.testing.integrals import chi_square, integral, n_states, states, stretched
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.models import Shape, agree, energies_of, made, shapes_of
 from ebmkit.testing.subject import Subject
 
 FALSE_ALARM = 1e-8
@@ -153,7 +153,7 @@ def log_partition_right(subject: Subject, cases: Cases) -> None:
             agree(
                 cases,
                 said.detach().double(),
-                torch.tensor(expected).double(),
+                torch.tensor(expected, dtype=torch.float64),
                 allowed,
                 f"log_partition, and what {how} gives",
             )
@@ -209,11 +209,11 @@ def swept(cases: Cases, asked: _Asked, energy: Any, seed: int, said: str) -> Non
     cases.expect(
         float(moved) > 0 or float(chances.max()) > 0.999, f"{said} leaves every state as it is"
     )
-    _forgets(cases, energy, asked, found, seed, said)
+    _reaches(cases, energy, asked, found, seed)
 
 
-def _forgets(cases: Cases, energy: Any, asked: _Asked, found: Tensor, seed: int, said: str) -> None:
-    """Where sweeps start does not matter after many of them."""
+def _reaches(cases: Cases, energy: Any, asked: _Asked, found: Tensor, seed: int) -> None:
+    """From one state, sweeps reach all that are likely."""
     generator = reference.generator(seed + 8)
     x = found[:1].expand(200, *asked.shape).clone()
     reached = torch.zeros(len(found), dtype=torch.bool)

@@ -11,7 +11,7 @@ from ebmkit.testing.laws import BrokenLaw, Cases
 def varied(cases: Cases, check: Callable[..., None], *, examples: int = 20, **values: Any) -> None:
     """Try a check on values of strategies, each a case; the broken case that is told is the simplest
     one found."""
-    from hypothesis import HealthCheck, given, seed, settings
+    from hypothesis import HealthCheck, Phase, given, seed, settings
 
     broken: list[BrokenLaw] = []
 
@@ -32,6 +32,7 @@ def varied(cases: Cases, check: Callable[..., None], *, examples: int = 20, **va
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
         print_blob=False,
+        phases=[Phase.generate, Phase.shrink],
     )(seed(cases.seed)(given(**values)(one)))
     try:
         tried()

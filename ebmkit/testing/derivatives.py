@@ -118,11 +118,11 @@ def _along(
     for step in (_STEP, -2 * _STEP):
         with torch.no_grad():
             for name in names:
-                weights[name] += step * directions[name]
+                weights[name].add_(directions[name], alpha=step)
         ends.append(value().detach())
     with torch.no_grad():
         for name in names:
-            weights[name] += _STEP * directions[name]
+            weights[name].add_(directions[name], alpha=_STEP)
     return found.detach(), (ends[0] - ends[1]) / (2 * _STEP)
 
 

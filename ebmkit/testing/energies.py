@@ -42,7 +42,7 @@ def made(subject: Subject, shape: Shape, seed: int, dtype: torch.dtype = torch.f
             for parameter in model.parameters():
                 fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
                 moved = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter += (0.3 * moved / max(fan_in, 1) ** 0.5).to(dtype)
+                parameter.add_((0.3 * moved / max(fan_in, 1) ** 0.5).to(dtype))
     return model
 
 

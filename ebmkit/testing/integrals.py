@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 _NODES = 5
-_MOST = 3_000_000
-"""Points at which a function is evaluated at most."""
 _AT_ONCE = 200_000
 
 LogFunction = Callable[[Tensor], Tensor]
@@ -28,10 +26,16 @@ class Integral(NamedTuple):
 
 
 def integral(
-    function: LogFunction, low: Tensor, high: Tensor, *, cells: int = 24, error: float = 1e-5
+    function: LogFunction,
+    low: Tensor,
+    high: Tensor,
+    *,
+    cells: int = 24,
+    error: float = 1e-5,
+    most: int = 3_000_000,
 ) -> Integral:
     """log ∫ f over a box (d,), by Gauss–Legendre rules on cells that are split where their rule and
-    that of their parts differ most."""
+    that of their parts differ most, from at most so many points."""
     d = len(low)
     ticks = torch.cartesian_prod(*[torch.arange(cells, dtype=torch.float64)] * d).view(-1, d)
     size = (high - low) / cells
@@ -59,7 +63,7 @@ def integral(
         done.append(better[~open_])
         doubt += float(off[~open_].sum())
         left = int(open_.sum())
-        if not left or evaluated + left * (2 * _NODES**d) * 2**d > _MOST:
+        if not left or evaluated + left * (2 * _NODES**d) * 2**d > most:
             doubt += float(off[open_].sum())
             return Integral(float(torch.cat([*done, better[open_]]).logsumexp(0)), doubt)
         found = fine[open_].flatten()

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from ebmkit.testing import reference
 from ebmkit.testing.energies import agree
-from ebmkit.testing.integrals import Integral, chi_square, integral
+from ebmkit.testing.integrals import Integral, LogFunction, chi_square, integral, stretched
 from ebmkit.testing.laws import Cases, law
 from ebmkit.testing.subject import Subject
 
 FALSE_ALARM = 1e-8
 """Of each statistical test."""
 DRAWS = 20_000
+_FEW = 2_000
 _SPLITS = 5
 """Times that the plane is cut in two, where half of the draws lie on either side."""
 _SURE = 5e-3
@@ -41,7 +42,7 @@ def _planar(subject: Subject) -> str:
 def _drawn(subject: Subject) -> str:
     if said := _planar(subject):
         return said
-    if (getattr(subject.make(), "n_samples", None) or DRAWS) < 2_000:
+    if (getattr(subject.make(), "n_samples", None) or DRAWS) < _FEW:
         return "it is a finite set of few rows, whose draws are of those alone"
     return ""
 
@@ -116,9 +117,14 @@ def _box(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _everywhere(dataset: Any, points: Tensor) -> Integral:
-    """The integral over a box about all draws, with half of its width on either side."""
+    """The integral over a box about all draws, with half of its width on either side; far around 0
+    where they are too few to tell it."""
+    density: LogFunction = functools.partial(_of, dataset)
     low, high = _box(points)
-    return integral(functools.partial(_of, dataset), low, high, cells=24, error=1e-3, most=400_000)
+    if len(points) < _FEW:
+        density, high = stretched(density), torch.full_like(high, 9.0)
+        low = -high
+    return integral(density, low, high, cells=24, error=1e-3, most=400_000)
 
 
 @law(

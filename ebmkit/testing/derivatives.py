@@ -158,7 +158,7 @@ def parameters_are_trained(subject: Subject, cases: Cases) -> None:
                     f"the derivative in {name}, and what differences give",
                 )
 
-    each(subject, cases, check, examples=6)
+    each(subject, cases, check, examples=3)
 
 
 @law(
@@ -201,4 +201,4 @@ def second_derivatives_right(subject: Subject, cases: Cases) -> None:
                 said = "the derivative of ‖∇E‖² in the parameters, and what differences give"
                 agree(cases, found, expected, _ALLOWED, said)
 
-    each(subject, cases, check, examples=6)
+    each(subject, cases, check, examples=3)

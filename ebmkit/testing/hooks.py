@@ -75,13 +75,13 @@ def weights(model: Any) -> list[Tensor]:
 
 
 def pipeline(seed: int) -> Pipeline:
-    """A small one, of the kit's own parts."""
+    """A small one, of the kit's own parts; in three dimensions, where nothing is integrated."""
     return compose(
         {
-            "model": reference.Network((2,), seed=seed),
+            "model": reference.Network((3,), seed=seed),
             "sampler": reference.RandomWalk(),
             "loss": Contrast(),
-            "dataset": reference.Normal((2,)),
+            "dataset": reference.Normal((3,)),
             "training": {
                 "steps": STEPS,
                 "batch_size": 8,
@@ -186,7 +186,7 @@ def runs_go_through(subject: Subject, cases: Cases) -> None:
             except HookError as error:
                 cases.expect("another plugin's failure" in str(error), str(error))
         with cases.case("after ebmkit diagnose"):
-            found = Diagnosis("unknown", "", chains=2, steps=3, warm_up=0, thin=1)
+            found = Diagnosis("not yet", "", chains=2, steps=3, warm_up=0, thin=1)
             try:
                 Hooks({NAME: subject.make()}).diagnosis_done(Path(folder) / "run", found)
             except HookError as error:
@@ -207,7 +207,6 @@ def returns_are_as_specified(subject: Subject, cases: Cases) -> None:
     )
     for name, kind, arguments in asked:
         with cases.case(name):
-            # Of no plugin there is no result, and of one that has nothing to say, perhaps none.
             for found in Hooks({NAME: hook})._call(name, **arguments):
                 cases.expect(
                     isinstance(found, Sequence)
@@ -269,7 +268,7 @@ def training_goes_as_without_it(subject: Subject, cases: Cases) -> None:
             any(all(map(torch.equal, last, one)) for one in without.weights),
             "the run ends with weights that it has after none of its steps without the hook",
         )
-        for name, tensor in made.model.named_parameters():  # type: ignore[attr-defined]
+        for name, tensor in made.trainer.model.named_parameters():  # type: ignore[attr-defined]
             cases.expect(tensor.requires_grad, f"parameter {name} is left not requiring a gradient")
 
 

@@ -108,10 +108,8 @@ class Builder:
     def _checked(self, call: Call, part: Any) -> Any:
         if call.component is not None and (missing := lacks(call.kind, part)):
             owner = call.component
-            raise BrokenPluginError(
-                f"{owner.kind} {owner.name!r} of {owner.distribution}: {owner.target} makes a "
-                f"{type(part).__name__}, which is no {owner.kind}: it lacks {missing}"
-            )
+            what = f"{owner.target} makes a {type(part).__name__}, which lacks {missing}"
+            raise BrokenPluginError(owner.broken(f"is no {owner.kind}: {what}"))
         return part
 
     def _spread(self, call: Call, arguments: dict[str, Any]) -> None:

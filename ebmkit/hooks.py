@@ -129,7 +129,7 @@ class Hooks:
                 except BrokenPluginError as error:
                     left_out.append(str(error))
                     continue
-                if not _needs_options(plugin):
+                if not needs_options(plugin):
                     plugins[component.qualified] = plugin
         hooks = cls(plugins)
         hooks.left_out = tuple(left_out)
@@ -227,7 +227,8 @@ class Hooks:
             raise HookError(f"hook plugin {name}: {error}") from error
 
 
-def _needs_options(plugin: object) -> bool:
+def needs_options(plugin: object) -> bool:
+    """Whether it cannot be made without options, and so takes part only where they are stated."""
     if not inspect.isclass(plugin):
         return False
     parameters = inspect.signature(plugin).parameters.values()

@@ -114,11 +114,8 @@ class Planner:
             self.report(f"{path}.use", f"{error}{self._hint(kind, name, error)}")
             return None
         factory = self.registry.load(component)
-        if not callable(factory):
-            raise BrokenPluginError(
-                f"{kind} {component.name!r} of {component.distribution} is not callable: "
-                f"{component.target} is {factory!r}"
-            )
+        if wrong := misfit(component, factory):
+            raise BrokenPluginError(wrong)
         table = {key: item for key, item in value.items() if key != "use"}
         return self.call(kind, factory, table, path, component, inside)
 
@@ -270,4 +267,28 @@ def lacks(kind: str, value: Any) -> str:
         n
         for n in wanted
         if inspect.getattr_static(value, n, None) is None and not hasattr(value, n)
+    )
+
+
+def misfit(component: Component, part: Any) -> str:
+    """Why what a component leads to makes no part of its kind, as far as that can be told before it is
+    made; empty where nothing is wrong."""
+    if component.kind == "hook":
+        return ""
+    if not callable(part):
+        return component.broken(
+            f"is no class or function that makes a {component.kind}: {component.target} is of type "
+            f"{type(part).__name__}"
+        )
+    if not inspect.isclass(part):
+        return ""
+    # Properties may be attributes that a constructor sets; methods are there from the beginning.
+    protocol = vars(_PROTOCOL_OF_KIND.get(component.kind, object))
+    methods = [n for n, value in protocol.items() if inspect.isfunction(value)]
+    wanted = [n for n in methods if n == "__call__" or not n.startswith("_")]
+    missing = [n for n in wanted if not any(n in vars(base) for base in part.__mro__)]
+    if not missing or any("__getattr__" in vars(base) for base in part.__mro__):
+        return ""
+    return component.broken(
+        f"is no {component.kind}: {component.target} lacks {', '.join(missing)}"
     )

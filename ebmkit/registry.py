@@ -60,6 +60,13 @@ class Component(NamedTuple):
         """``dist:name``, which is never ambiguous."""
         return f"{self.distribution}:{self.name}"
 
+    def broken(self, how: str) -> str:
+        """What users read where it cannot be used for a fault of its own."""
+        return (
+            f"{self.kind} {self.name!r} of {self.distribution} {self.version} {how}; mend or update "
+            f"the distribution, or switch it off with --no-plugin {self.distribution}"
+        )
+
     @property
     def chosen(self) -> str:
         """The shortest name that means this component and no other."""
@@ -130,12 +137,8 @@ class Registry:
             for attribute in component.attribute.split("."):
                 value = getattr(value, attribute) if attribute else value
         except (Exception, SystemExit) as error:
-            broken = BrokenPluginError(
-                f"{component.kind} {component.name!r} of {component.distribution} "
-                f"{component.version} cannot be imported: {component.target} raised "
-                f"{type(error).__name__}: {error}; mend or update the distribution, or switch it "
-                f"off with --no-plugin {component.distribution}"
-            )
+            said = f"{component.target} raised {type(error).__name__}: {error}"
+            broken = BrokenPluginError(component.broken(f"cannot be imported: {said}"))
             self._failed[component.target] = broken
             raise broken from error
         return value

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 COMMANDS = {
+    "check": "check",
     "describe": "describe",
     "diagnose": "diagnose",
     "doctor": "doctor",

@@ -2,94 +2,107 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from importlib.metadata import PackageNotFoundError, distributions, version
+import json
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
+from ebmkit.cli._imports import Trial, trials
 from ebmkit.cli._output import table
-from ebmkit.errors import EbmkitError
-from ebmkit.registry import HOME, registry, same
-
-PACKAGES = (
-    HOME,
-    "torch",
-    "numpy",
-    "attrs",
-    "cattrs",
-    "pluggy",
-    "click",
-    "safetensors",
-    "matplotlib",
-)
-STRANGER = "ebmkit"
-"""A distribution of this name belongs to another project; plugins must require ebmkit-core."""
+from ebmkit.cli._surroundings import devices, packages, strangers, variables
+from ebmkit.registry import Component, registry
 
 
 @click.command()
-def command() -> int:
-    """Import every plugin and say what is wrong here; exit 0 where nothing is."""
-    import torch
-
-    from ebmkit.hooks import Hooks
-
-    table(["package", "version"], [["python", platform.python_version()], *map(_package, PACKAGES)])
-    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    devices += ["mps"] * torch.backends.mps.is_available()
-    click.echo(f"\ndevices: {', '.join(devices)}")
-    for name, value in sorted(os.environ.items()):
-        if name.startswith("EBMKIT_"):
-            click.echo(f"environment: {name}={value}")
-    problems = [f"entry points that cannot be read: {line}" for line in registry().unreadable]
-    for component in registry().components:
-        if component.status in ("ok", "conflict") and component.kind != "recipe":
-            try:
-                registry().load(component)
-            except EbmkitError as error:
-                problems.append(str(error))
-    for component in registry().checked():
-        unimported = component.kind == "recipe" and component.status == "broken"
-        if unimported or component.status in ("conflict", "incompatible"):
-            whose = f"{component.kind} {component.name!r} of {component.distribution}"
-            problems.append(f"{whose}: {component.status}: {component.reason}")
-    problems += _strangers()
-    try:
-        problems += Hooks.installed().doctor()
-    except EbmkitError as error:
-        problems.append(str(error))
-    click.echo(f"parts: {len(registry().components)}\n")
-    for problem in dict.fromkeys(problems):
-        click.echo(f"problem: {problem}")
-    click.echo("healthy" if not problems else f"{len(dict.fromkeys(problems))} problems")
+@click.option("--timing", is_flag=True, help="Also what each plugin module's import takes.")
+@click.option("--json", "as_json", is_flag=True, help="All of it as one JSON document.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the import of a part may take.",
+)
+def command(timing: bool, as_json: bool, timeout: float) -> int:
+    """Import every plugin, each apart, and say what is wrong here; exit 0 where nothing is."""
+    parts = list(registry().checked())
+    tried = [c for c in parts if c.status in ("ok", "conflict") and c.kind != "recipe"]
+    found = dict(trials(tried, timeout))
+    problems = list(dict.fromkeys(_problems(parts, found)))
+    parts = [_judged(component, found.get(component)) for component in parts]
+    document: dict[str, Any] = {
+        "healthy": not problems,
+        "packages": packages(),
+        "devices": devices(),
+        "environment": variables(),
+        "parts": [component._asdict() for component in parts],
+        "problems": problems,
+    }
+    if timing:
+        document["imports"] = _costs(found)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _show(document)
     return 1 if problems else 0
 
 
-def _package(name: str) -> list[str]:
-    try:
-        return [name, version(name)]
-    except PackageNotFoundError:
-        return [name, "not installed"]
+def _judged(component: Component, trial: Trial | None) -> Component:
+    """With the status that its import has earned."""
+    if trial is None or not trial.error:
+        return component
+    return component._replace(status="broken", reason=trial.error)
 
 
-def _strangers() -> list[str]:
-    """Plugins that require the distribution of another project instead of ebmkit-core."""
-    plugins = {c.distribution for c in registry().components}
-    found = []
-    for distribution in distributions():
-        name = str(distribution.metadata["Name"])
-        if not any(same(name, plugin) for plugin in plugins):
-            continue
-        from packaging.requirements import InvalidRequirement, Requirement
+def _problems(parts: list[Component], found: dict[Component, Trial]) -> Iterator[str]:
+    for line in registry().unreadable:
+        yield f"entry points that cannot be read: {line}"
+    for component in parts:
+        trial = found.get(component)
+        if trial and trial.error:
+            yield trial.error
+        if component.status in ("broken", "conflict", "incompatible"):
+            whose = f"{component.kind} {component.name!r} of {component.distribution}"
+            yield f"{whose}: {component.status}: {component.reason}"
+    yield from strangers({c.distribution for c in parts})
+    for trial in found.values():
+        yield from trial.said
 
-        for text in distribution.requires or ():
-            try:
-                required = Requirement(text).name
-            except InvalidRequirement:
-                continue
-            if same(required, STRANGER):
-                found.append(
-                    f"{name} requires {STRANGER!r}, which is another project's distribution; its "
-                    f"author should require {HOME!r}"
-                )
-    return found
+
+def _costs(found: dict[Component, Trial]) -> list[dict[str, Any]]:
+    """Import cost by module, dearest first. Of a module with several parts, the least: what is over
+    that is noise."""
+    least: dict[tuple[str, str], float] = {}
+    for component, trial in found.items():
+        key = component.module, component.distribution
+        least[key] = min(trial.seconds, least.get(key, trial.seconds))
+    return [
+        {"module": module, "distribution": distribution, "milliseconds": round(1000 * seconds, 1)}
+        for (module, distribution), seconds in sorted(least.items(), key=lambda item: -item[1])
+    ]
+
+
+def _show(document: dict[str, Any]) -> None:
+    table(["package", "version"], list(map(list, document["packages"].items())))
+    click.echo(f"\ndevices: {', '.join(document['devices'])}")
+    for name, value in document["environment"].items():
+        click.echo(f"environment: {name}={value}")
+    click.echo()
+    columns = ["kind", "name", "distribution", "status", "reason"]
+    table(columns, [[part[column] for column in columns] for part in document["parts"]])
+    if "imports" in document:
+        click.echo("\nwhat imports take beyond torch and ebmkit, each in a process of its own:")
+        table(
+            ["module", "distribution", "ms"],
+            [
+                [row["module"], row["distribution"], f"{row['milliseconds']:.1f}"]
+                for row in document["imports"]
+            ],
+        )
+    click.echo()
+    for problem in document["problems"]:
+        click.echo(f"problem: {problem}")
+    count = len(document["problems"])
+    click.echo("healthy" if not count else f"{count} problem{'s' * (count > 1)}")

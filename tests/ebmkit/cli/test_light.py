@@ -34,7 +34,7 @@ LISTINGS = [
     ["recipes", "two-moons"],
     *(
         [command, "--help"]
-        for command in ("train", "validate", "sample", "evaluate", "diagnose", "doctor")
+        for command in ("check", "train", "validate", "sample", "evaluate", "diagnose", "doctor")
     ),
 ]
 

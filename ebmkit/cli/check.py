@@ -1,0 +1,131 @@
+"""ebmkit check"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ebmkit.errors import EbmkitError, UserError, did_you_mean
+from ebmkit.registry import HOME, Component, Registry, registry, same
+
+if TYPE_CHECKING:
+    from ebmkit.testing import Report
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[DIST[:NAME]]...")
+@click.option("--built-in", is_flag=True, help="Also the parts that come with ebmkit.")
+@click.option("--json", "as_json", is_flag=True, help="Every law's outcome as one JSON document.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="What random choices begin with."
+)
+def command(names: tuple[str, ...], built_in: bool, as_json: bool, seed: int) -> int:
+    """Try on installed plugins what holds of every part of their kinds.
+
+    Without names, on all that do not come with ebmkit. Exit 0 where every law is kept, 1 where one is
+    broken or a part cannot be used.
+    """
+    if find_spec("hypothesis") is None:
+        raise UserError(
+            "the laws are tried on inputs that hypothesis makes, and it is not installed: pip install "
+            f"'{HOME}[testing]'"
+        )
+    chosen = _chosen(registry(), names, built_in)
+    documents, good = [], True
+    for component in chosen:
+        for document, lines in _checked(component, seed):
+            good &= document["good"]
+            documents.append(document)
+            if not as_json:
+                click.echo("\n".join(lines))
+    if as_json:
+        click.echo(json.dumps({"good": good, "seed": seed, "parts": documents}, indent=2))
+    else:
+        bad = len({d["part"] for d in documents if not d["good"]})
+        cases = sum(document["cases"] for document in documents)
+        verdict = f"{bad} of them not as they should be" if bad else "all laws kept"
+        click.echo(f"{_count(len(chosen), 'part')}, {_count(cases, 'case')}: {verdict}")
+    return 0 if good else 1
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _chosen(found: Registry, names: tuple[str, ...], built_in: bool) -> list[Component]:
+    """The components that are named, each target of a kind once; never none.
+
+    Raises:
+        UserError: a name that nobody has, or nothing to try.
+    """
+    # A recipe is no code; `ebmkit validate` reads it.
+    parts = [c for c in found.components if c.kind != "recipe"]
+    wanted: list[Component] = []
+    for text in names:
+        distribution, _, name = text.partition(":")
+        owned = [c for c in parts if same(c.distribution, distribution)]
+        if not owned:
+            known = sorted({c.distribution for c in parts})
+            raise UserError(
+                f"no installed distribution {distribution!r} offers parts"
+                f"{did_you_mean(distribution, known)} (known: {', '.join(known)})"
+            )
+        mine = [c for c in owned if name in ("", c.name)]
+        if not mine:
+            offered = sorted({c.name for c in owned})
+            raise UserError(
+                f"{distribution} offers no {name!r}{did_you_mean(name, offered)} (it offers: "
+                f"{', '.join(offered)})"
+            )
+        blocked = [c for c in mine if c.status == "blocked"]
+        if blocked:
+            raise UserError(f"{blocked[0].qualified} is blocked: {blocked[0].reason}")
+        wanted += mine
+    if not names:
+        wanted += [c for c in parts if not same(c.distribution, HOME) and c.status != "blocked"]
+    if built_in:
+        wanted += [c for c in parts if same(c.distribution, HOME) and c.status != "blocked"]
+    if not wanted:
+        raise UserError(
+            "there is nothing to check: no plugin is installed beside ebmkit's own parts, which "
+            "--built-in checks"
+        )
+    # An alias leads to what another name leads to.
+    return list({(c.kind, c.target): c for c in reversed(wanted)}.values())[::-1]
+
+
+def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """What became of each configuration of a part, as data and in words."""
+    from ebmkit.plan import misfit
+    from ebmkit.testing import report, subjects
+
+    head = f"{component.kind} {component.qualified}"
+    document = {"part": head, "configuration": {}, "good": False, "cases": 0, "laws": []}
+    try:
+        if component.status == "incompatible":
+            raise UserError(component.reason)
+        part = registry().load(component)
+        if wrong := misfit(component, part):
+            raise UserError(wrong)
+        for subject in subjects(component.kind, part):
+            tried = report(subject, seed=seed)
+            yield document | _document(tried), [head, *(f"  {line}" for line in tried.lines())]
+    except Exception as error:
+        said = str(error) if isinstance(error, EbmkitError) else f"{type(error).__name__}: {error}"
+        yield document | {"reason": said}, [head, f"  cannot be checked: {said}"]
+
+
+def _document(tried: Report) -> dict[str, Any]:
+    return {
+        "configuration": {name: repr(value) for name, value in tried.subject.keywords.items()},
+        "good": tried.good,
+        "cases": tried.cases,
+        "laws": [
+            {"law": o.law.name, "status": o.status, "cases": o.cases, "reason": o.reason}
+            for o in tried.outcomes
+        ],
+    }

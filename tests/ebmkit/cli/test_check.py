@@ -1,0 +1,152 @@
+"""The command that tries the laws on plugins; the laws themselves are replaced by two of the test's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ebmkit.cli import check
+from ebmkit.testing import everything as _every_law  # noqa: F401
+from ebmkit.testing import laws
+from ebmkit.testing.laws import Cases, law
+from ebmkit.testing.subject import Subject
+
+Command = Callable[..., Any]
+TEXT = """
+class X:
+    examples = ({"a": 1}, {"a": 2})
+
+    def __init__(self, a=1):
+        self.a = a
+
+    def __call__(self, step):
+        return self.a
+
+
+class NoExample:
+    def __init__(self, a):
+        raise OSError("no luck")
+
+    def __call__(self, step):
+        return self.a
+"""
+
+
+@pytest.fixture(autouse=True)
+def _two_laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(laws, "LAWS", {})
+    monkeypatch.setattr("ebmkit.testing.reports.LAWS", laws.LAWS)
+
+    @law("scheduler", why="the test says so", means="nothing")
+    def is_one(subject: Subject, cases: Cases) -> None:
+        for step in range(3):
+            with cases.case(f"step {step}, seed {cases.seed}"):
+                value = subject.make()(step)
+                cases.expect(value == 1, f"expected 1, got {value}")
+
+    @law("scheduler", why="the test says so", means="nothing", applies=lambda _: "it cannot be")
+    def is_not_asked(subject: Subject, cases: Cases) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+def one(install: Any) -> None:
+    install(
+        "foo-x", {"ebmkit.schedulers": {"one": "foo_x:X"}}, {"foo_x.py": TEXT.replace("2}", "1}")}
+    )
+
+
+def test_all_kept(cli: Command, one: None) -> None:
+    said = cli("check")
+    assert said.code == 0, said.out
+    assert said.out.splitlines() == [
+        "scheduler foo-x:one",
+        "  scheduler X(a=1): 1 laws kept, 3 cases",
+        "    not asked: is-not-asked: it cannot be",
+        "scheduler foo-x:one",
+        "  scheduler X(a=1): 1 laws kept, 3 cases",
+        "    not asked: is-not-asked: it cannot be",
+        "1 part, 6 cases: all laws kept",
+    ]
+
+
+@pytest.mark.parametrize("name", ["foo-x", "Foo_X", "foo-x:one"])
+def test_by_name_as_json(cli: Command, install: Any, name: str) -> None:
+    entries = {"ebmkit.schedulers": {"one": "foo_x:X", "alias": "foo_x:X"}}
+    install("foo-x", entries, {"foo_x.py": TEXT})
+    said = cli("check", name, "--seed", 7, "--json")
+    assert said.code == 1
+    found = json.loads(said.out)
+    assert (found["good"], found["seed"]) == (False, 7)
+    first, second = found["parts"]
+    assert first["part"] == ("scheduler foo-x:one" if ":" in name else "scheduler foo-x:alias")
+    assert (first["configuration"], first["good"], first["cases"]) == ({"a": "1"}, True, 3)
+    assert (second["configuration"], second["good"], second["cases"]) == ({"a": "2"}, False, 1)
+    assert second["laws"] == [
+        {
+            "law": "is-one",
+            "status": "broken",
+            "cases": 1,
+            "reason": "expected 1, got 2 (case: step 0, seed 7)",
+        },
+        {"law": "is-not-asked", "status": "not asked", "cases": 0, "reason": "it cannot be"},
+    ]
+
+
+def test_what_cannot_be_checked_is_no_success(cli: Command, install: Any) -> None:
+    entries = {
+        "ebmkit.schedulers": {"no-example": "foo_x:NoExample", "gone": "foo_x:Gone"},
+        "ebmkit.samplers": {"wrong": "foo_x:X"},
+        "ebmkit.datasets": {"no-law": "foo_x:D"},
+    }
+    text = TEXT + "\n\nclass D:\n    def draw(self, size, *, generator): ..."
+    install("foo-x", entries, {"foo_x.py": text})
+    install("bar-x", {"ebmkit.losses": {"old": "bar_x:X"}}, requires=["ebmkit-core>=99"])
+    said = cli("check")
+    assert said.code == 1
+    for line in (
+        "is no sampler: foo_x:X lacks init, draw, step; mend",
+        "  cannot be checked: it needs ebmkit-core>=99",
+        "cannot be imported: foo_x:Gone raised AttributeError",
+        "a has no default, and the kit cannot know",
+        "  nothing was tried, which is no success",
+        "5 parts, 1 case: 5 of them not as they should be",
+    ):
+        assert line in said.out, line
+
+
+def test_built_ins(cli: Command, one: None) -> None:
+    said = cli("check", "--built-in", "--json")
+    parts = {part["part"] for part in json.loads(said.out)["parts"]}
+    assert {"scheduler foo-x:one", "scheduler ebmkit-core:cosine"} <= parts
+    assert not any(part.startswith("recipe") for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is nothing to check: no plugin is installed beside ebmkit's own parts"),
+        (("ebmkit-coer",), "no installed distribution 'ebmkit-coer' offers parts; did you mean"),
+        (("ebmkit-core:cosin",), "ebmkit-core offers no 'cosin'; did you mean 'cosine'?"),
+        (("ebmkit-core:two-moons-dsm",), "ebmkit-core offers no 'two-moons-dsm'"),
+        (("--no-plugin", "ebmkit-core:cosine", "ebmkit-core:cosine"), "cosine is blocked"),
+        (("--no-plugin", "ebmkit-core", "--built-in"), "there is nothing to check"),
+    ],
+)
+def test_mistakes(cli: Command, words: tuple[str, ...], message: str) -> None:
+    said = cli("check", *words)
+    assert (said.code, said.out) == (2, "")
+    assert message in said.errors[0]
+
+
+def test_without_hypothesis(cli: Command, one: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "find_spec", lambda name: None)
+    said = cli("check")
+    assert said.code == 2
+    assert said.errors == [
+        "the laws are tried on inputs that hypothesis makes, and it is not installed: pip install "
+        "'ebmkit-core[testing]'"
+    ]

@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from ebmkit.protocols import Sampler as Sampler
     from ebmkit.protocols import Scheduler as Scheduler
     from ebmkit.protocols import State as State
+    from ebmkit.versioning import PROTOCOL as PROTOCOL
+    from ebmkit.versioning import EbmkitDeprecationWarning as EbmkitDeprecationWarning
 
 _HOME = {
     "ebmkit.calculus": (
@@ -138,6 +140,7 @@ _HOME = {
         "State",
     ),
     "ebmkit.loading": ("load",),
+    "ebmkit.versioning": ("PROTOCOL", "EbmkitDeprecationWarning"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -18,6 +18,7 @@ from ebmkit.errors import (
     UnknownPartError,
     did_you_mean,
 )
+from ebmkit.versioning import unserved
 
 HOME = "ebmkit-core"
 GROUPS = {
@@ -213,6 +214,7 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
             headers = distribution.metadata  # parsed anew at each access
             name, version = str(headers["Name"] or ""), str(headers["Version"] or "")
             requires = headers.get_all("Requires-Dist", [])
+            keywords = headers.get_all("Keywords", [])
             entries = tuple(distribution.entry_points)
             if not name or not version:
                 raise ValueError("its metadata state no name or no version")
@@ -224,7 +226,7 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
         if normalised(name) in seen:
             continue  # an earlier path entry shadows this one, as it does for imports
         seen.add(normalised(name))
-        incompatible = _incompatible(name, requires)
+        incompatible = _incompatible(name, requires) or unserved(keywords)
         for entry in entries:
             kind = _KIND_OF.get(entry.group)
             if kind is None:

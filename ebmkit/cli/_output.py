@@ -48,7 +48,11 @@ def warnings_as_notices() -> Iterator[None]:
         else:
             former(message, category, *rest, **more)
 
+    from ebmkit.versioning import EbmkitDeprecationWarning
+
     with warnings.catch_warnings():
+        # Python hides these outside of scripts, and the user of a command is whom they concern.
+        warnings.simplefilter("default", EbmkitDeprecationWarning)
         warnings.showwarning = show
         yield
 

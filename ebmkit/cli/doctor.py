@@ -12,6 +12,7 @@ from ebmkit.cli._imports import Trial, trials
 from ebmkit.cli._output import table
 from ebmkit.cli._surroundings import devices, packages, strangers, variables
 from ebmkit.registry import Component, registry
+from ebmkit.versioning import PROTOCOL
 
 
 @click.command()
@@ -35,6 +36,7 @@ def command(timing: bool, as_json: bool, timeout: float) -> int:
     document: dict[str, Any] = {
         "healthy": not problems,
         "packages": packages(),
+        "protocol": PROTOCOL,
         "devices": devices(),
         "environment": variables(),
         "parts": [component._asdict() for component in parts],
@@ -86,7 +88,8 @@ def _costs(found: dict[Component, Trial]) -> list[dict[str, Any]]:
 
 def _show(document: dict[str, Any]) -> None:
     table(["package", "version"], list(map(list, document["packages"].items())))
-    click.echo(f"\ndevices: {', '.join(document['devices'])}")
+    click.echo(f"\nprotocol: {document['protocol']}")
+    click.echo(f"devices: {', '.join(document['devices'])}")
     for name, value in document["environment"].items():
         click.echo(f"environment: {name}={value}")
     click.echo()

@@ -14,6 +14,7 @@ COMMANDS = {
     "doctor": "doctor",
     "evaluate": "evaluate",
     "list-plugins": "list_plugins",
+    "new-plugin": "new_plugin",
     "recipes": "recipes",
     "sample": "sample",
     "train": "train",

@@ -34,7 +34,16 @@ LISTINGS = [
     ["recipes", "two-moons"],
     *(
         [command, "--help"]
-        for command in ("check", "train", "validate", "sample", "evaluate", "diagnose", "doctor")
+        for command in (
+            "check",
+            "train",
+            "validate",
+            "sample",
+            "evaluate",
+            "diagnose",
+            "doctor",
+            "new-plugin",
+        )
     ),
 ]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,23 +39,23 @@ def command(names: tuple[str, ...], built_in: bool, as_json: bool, seed: int) ->
     chosen = _chosen(registry(), names, built_in)
     documents, good = [], True
     for component in chosen:
+        if not as_json:
+            click.echo(f"{component.kind} {component.qualified}")
         for document, lines in _checked(component, seed):
             good &= document["good"]
             documents.append(document)
             if not as_json:
-                click.echo("\n".join(lines))
+                click.echo("\n".join(f"  {line}" for line in lines))
     if as_json:
         click.echo(json.dumps({"good": good, "seed": seed, "parts": documents}, indent=2))
     else:
+        from ebmkit.testing.reports import counted
+
         bad = len({d["part"] for d in documents if not d["good"]})
         cases = sum(document["cases"] for document in documents)
         verdict = f"{bad} of them not as they should be" if bad else "all laws kept"
-        click.echo(f"{_count(len(chosen), 'part')}, {_count(cases, 'case')}: {verdict}")
+        click.echo(f"{counted(len(chosen), 'part')}, {counted(cases, 'case')}: {verdict}")
     return 0 if good else 1
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _chosen(found: Registry, names: tuple[str, ...], built_in: bool) -> list[Component]:
@@ -112,11 +114,13 @@ def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], 
         if wrong := misfit(component, part):
             raise UserError(wrong)
         for subject in subjects(component.kind, part):
-            tried = report(subject, seed=seed)
-            yield document | _document(tried), [head, *(f"  {line}" for line in tried.lines())]
+            # Parts that report to the terminal do so while they are tried.
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                tried = report(subject, seed=seed)
+            yield document | _document(tried), list(tried.lines())
     except Exception as error:
         said = str(error) if isinstance(error, EbmkitError) else f"{type(error).__name__}: {error}"
-        yield document | {"reason": said}, [head, f"  cannot be checked: {said}"]
+        yield document | {"reason": said}, [f"cannot be checked: {said}"]
 
 
 def _document(tried: Report) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import traceback
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from ebmkit.testing.laws import LAWS, BrokenLaw, Cases, Law
+from ebmkit.errors import UnknownPartError, did_you_mean
+from ebmkit.testing.laws import ALL, LAWS, BrokenLaw, Cases, Law
 from ebmkit.testing.subject import Subject
 
 Status = Literal["kept", "broken", "failed", "not asked"]
@@ -32,7 +33,7 @@ class Outcome(NamedTuple):
 
     def lines(self) -> Iterator[str]:
         """What a person should read where it is not good."""
-        yield f"{self.law.name}: {self.status} after {self.cases} cases: {self.reason}"
+        yield f"{self.law.name}: {self.status} after {counted(self.cases, 'case')}: {self.reason}"
         yield f"  for users: {self.law.means}"
         if self.raised:
             yield from (f"  {line}" for line in self.raised.rstrip().splitlines())
@@ -56,7 +57,7 @@ class Report(NamedTuple):
     def lines(self) -> Iterator[str]:
         """The report as a person reads it."""
         kept = sum(outcome.status == "kept" for outcome in self.outcomes)
-        yield f"{self.subject}: {kept} laws kept, {self.cases} cases"
+        yield f"{self.subject}: {counted(kept, 'law')} kept, {counted(self.cases, 'case')}"
         for outcome in self.outcomes:
             if outcome.status == "not asked":
                 yield f"  not asked: {outcome.law.name}: {outcome.reason}"
@@ -67,19 +68,32 @@ class Report(NamedTuple):
             yield "  nothing was tried, which is no success"
 
 
+def counted(number: int, what: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def laws_of(kind: str) -> list[Law]:
-    """All laws of a kind, those of every kind first."""
+    """All laws of a kind, in the order in which they are tried.
+
+    Raises:
+        UnknownPartError: there are no laws for such a kind.
+    """
     from ebmkit.testing import everything  # noqa: F401 - which declares them
 
+    if kind not in ALL:
+        raise UnknownPartError(
+            f"there are no laws for a {kind!r}{did_you_mean(kind, ALL)} (kinds: {', '.join(ALL)})"
+        )
     return [law for (of, _), law in LAWS.items() if of == kind]
 
 
 def tried(law: Law, subject: Subject, seed: int = 0) -> Outcome:
     """What becomes of a law."""
-    if reason := law.applies(subject):
-        return Outcome(law, "not asked", 0, reason)
     cases = Cases(seed)
     try:
+        if reason := law.applies(subject):
+            return Outcome(law, "not asked", 0, reason)
         law.check(subject, cases)
     except BrokenLaw as broken:
         return Outcome(law, "broken", cases.count, str(broken))
@@ -93,6 +107,11 @@ def tried(law: Law, subject: Subject, seed: int = 0) -> Outcome:
 
 
 def report(subject: Subject, laws: Iterable[Law] | None = None, seed: int = 0) -> Report:
-    """What becomes of the laws of its kind."""
+    """What becomes of the laws of its kind.
+
+    Raises:
+        UserError: nobody has told what the part is to be made with; and what making it raises.
+    """
+    subject.make()
     found = laws_of(subject.kind) if laws is None else laws
     return Report(subject, tuple(tried(law, subject, seed) for law in found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ebmkit.errors import EbmkitError
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reports import laws_of, tried
 from ebmkit.testing.subject import Subject, subjects
@@ -16,53 +17,72 @@ class Trial(NamedTuple):
     law: Law
     subject: Subject
 
-    def __str__(self) -> str:
-        return self.law.name
+    def unasked(self) -> str:
+        """Why the law does not apply. What is raised instead of an answer is told by the trial."""
+        try:
+            return self.law.applies(self.subject)
+        except Exception:
+            return ""
 
 
 RECORDED = "ebmkit"
 """The name by which a test tells pytest's reports what was tried."""
 
 
-def suite(kind: str, part: Any, **options: Any) -> Callable[..., None]:
+def suite(
+    kind: str,
+    part: Any,
+    *,
+    event_shape: tuple[int, ...] | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> Callable[..., None]:
     """A test, parametrised by law, that a part keeps the laws of its kind.
 
     ``part`` is an instance, or a class or function that makes one; then each configuration of its
-    attribute ``examples`` is tried, or its defaults. A module of tests states
+    attribute ``examples`` is tried, or its defaults. ``event_shape`` says of what shape events are,
+    where the part does not take any; ``batch_size`` is the largest batch that a loss takes; ``seed`` is
+    what random choices begin with. A module of tests states
 
         test_mine = ebmkit.testing.suite("sampler", MySampler(step_size=0.1))
 
     Laws that do not apply are no tests; the summary at the end says why they do not. Where none
-    applies the test fails.
+    applies, or the part cannot be made, the test fails.
 
     Raises:
         UnknownPartError: there are no laws for such a kind.
     """
     import pytest
 
-    found = subjects(kind, part, **options)
-    trials = [Trial(law, subject) for subject in found for law in laws_of(kind)]
-    asked = [trial for trial in trials if not trial.law.applies(trial.subject)]
-    several = len(found) > 1
+    laws = laws_of(kind)
+    options = {"event_shape": event_shape, "batch_size": batch_size}
+    stated = {name: value for name, value in options.items() if value is not None}
+    asked: list[Any] = []
+    try:
+        found = subjects(kind, part, **stated)
+        for number, subject in enumerate(found):
+            subject.make()
+            for trial in (Trial(law, subject) for law in laws):
+                if reason := trial.unasked():
+                    unasked.append((str(subject), trial.law.name, reason))
+                    continue
+                name = trial.law.name if len(found) == 1 else f"{number}-{trial.law.name}"
+                asked.append(pytest.param(trial, id=name))
+        nothing = f"no law applies to {kind} {part!r}, so nothing was tried"
+    except Exception as error:
+        asked = []
+        said = str(error) if isinstance(error, EbmkitError) else f"{type(error).__name__}: {error}"
+        nothing = f"{kind} {part!r} cannot be tried: {said}"
 
-    def named(trial: Any) -> str:
-        number = f"{found.index(trial.subject)}-" if several else ""
-        return f"{number}{trial}"
-
-    @pytest.mark.parametrize("trial", asked or [None], ids=named if asked else None)
+    @pytest.mark.parametrize("trial", asked or [pytest.param(None, id="can-be-tried")])
     def test(trial: Trial | None, record_property: Callable[[str, object], None]) -> None:
         if trial is None:
-            pytest.fail(f"no law applies to {found[0]}, so nothing was tried", pytrace=False)
-        outcome = tried(trial.law, trial.subject)
+            pytest.fail(nothing, pytrace=False)
+        outcome = tried(trial.law, trial.subject, seed)
         record_property(RECORDED, (str(trial.subject), trial.law.name, outcome.cases))
         if not outcome.good:
             pytest.fail(f"{trial.subject}\n" + "\n".join(outcome.lines()), pytrace=False)
 
-    unasked.extend(
-        (str(trial.subject), trial.law.name, trial.law.applies(trial.subject))
-        for trial in trials
-        if trial not in asked
-    )
     return test
 
 

@@ -135,7 +135,7 @@ class Half:
     \"\"\"A schedule of one half.\"\"\"
 
     def __call__(self, step):
-        if step < 0:
+        if type(step) is not int or step < 0:
             raise ValueError(f"{type(self).__name__}: expected a step of 0 or more, got {step}")
         return 0.5
 

@@ -77,7 +77,6 @@ CLAIMS = [
         "states are bits, or one-hot of so many categories",
     ),
     ("`traceable`", "samplers", "`False`: steps cannot be compiled, and are not"),
-    ("`continuous`", "losses", "`True`: of continuous points alone"),
     (
         "`consistent`",
         "losses",

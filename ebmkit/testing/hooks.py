@@ -9,7 +9,7 @@ import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from ebmkit.diagnostics import Diagnosis
 from ebmkit.errors import HookError, Problem, UserError
 from ebmkit.hooks import Hooks, Run, Specifications, hookimpl
 from ebmkit.pipeline import Pipeline
-from ebmkit.protocols import Batch, Metrics, Model
 from ebmkit.spec import parse_toml
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
@@ -28,32 +27,6 @@ from ebmkit.testing.subject import Subject
 HOOKS = tuple(name for name in vars(Specifications) if not name.startswith("_"))
 STEPS = 4
 NAME = "tried:hook"
-
-
-class Nothing(NamedTuple):
-    """No state."""
-
-
-class Contrast:
-    """Energies of data against those of wide normal points; a loss of the kit's own."""
-
-    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> Nothing:  # noqa: ARG002
-        return Nothing()
-
-    def draw(
-        self,
-        model: Model,  # noqa: ARG002
-        batch: Batch,
-        state: Nothing,
-        step: int,  # noqa: ARG002
-        *,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Nothing]:
-        return 2 * torch.randn(batch.x.shape, generator=generator), state
-
-    def __call__(self, model: Model, batch: Batch, draws: Tensor) -> tuple[Tensor, Metrics]:
-        gap = torch.nn.functional.softplus(model(batch.x) - model(draws)).mean()
-        return gap, {"energy_gap": gap.detach()}
 
 
 class Watching:
@@ -80,7 +53,7 @@ def pipeline(seed: int) -> Pipeline:
         {
             "model": reference.Network((3,), seed=seed),
             "sampler": reference.RandomWalk(),
-            "loss": Contrast(),
+            "loss": reference.Contrast(),
             "dataset": reference.Normal((3,)),
             "training": {
                 "steps": STEPS,

@@ -12,8 +12,8 @@ from attrs.validators import gt
 from torch import Tensor, nn
 
 from ebmkit.errors import UserError
-from ebmkit.fields import doc, finite
-from ebmkit.protocols import Batch, Energy, Metrics
+from ebmkit.fields import doc, scheduled
+from ebmkit.protocols import Batch, Energy, Metrics, Model, Scheduler
 
 
 def generator(seed: int) -> torch.Generator:
@@ -40,13 +40,14 @@ class WalkNoise(NamedTuple):
 class RandomWalk:
     """Random-walk Metropolis: what losses and samplers under test move chains by."""
 
-    scale: float = attrs.field(
+    exact = True
+    reversible = True
+
+    step_size: float | Scheduler = attrs.field(
         default=0.5,
-        validator=[finite, gt(0)],
+        validator=scheduled(gt(0)),
         metadata=doc("standard deviation of a proposal, > 0"),
     )
-
-    exact = True
 
     def init(self, energy: Energy, x: Tensor) -> Walk:
         with torch.no_grad():
@@ -59,8 +60,10 @@ class RandomWalk:
             torch.rand(len(x), generator=generator, dtype=x.dtype),
         )
 
-    def step(self, energy: Energy, state: Walk, noise: WalkNoise) -> tuple[Walk, Metrics]:
-        proposal = state.x + self.scale * noise.normal
+    def step(
+        self, energy: Energy, state: Walk, noise: WalkNoise, *, step_size: float | Tensor
+    ) -> tuple[Walk, Metrics]:
+        proposal = state.x + step_size * noise.normal
         with torch.no_grad():
             energies = energy(proposal)
         accepted = noise.uniform.log() < state.energy - energies
@@ -106,9 +109,37 @@ class Normal:
         return Batch(torch.randn(size, *self.event_shape, generator=generator))
 
 
+class Nothing(NamedTuple):
+    """No state."""
+
+
+@attrs.frozen
+class Contrast:
+    """Mean softplus(E(x) − E(2z)) of points x against standard normal z: trains, and draws no chains."""
+
+    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> Nothing:  # noqa: ARG002
+        return Nothing()
+
+    def draw(
+        self,
+        model: Model,  # noqa: ARG002
+        batch: Batch,
+        state: Nothing,
+        step: int,  # noqa: ARG002
+        *,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Nothing]:
+        return 2 * torch.randn(batch.x.shape, generator=generator), state
+
+    def __call__(self, model: Model, batch: Batch, draws: Tensor) -> tuple[Tensor, Metrics]:
+        gap = torch.nn.functional.softplus(model(batch.x) - model(draws)).mean()
+        return gap, {"energy_gap": gap.detach()}
+
+
 _PARTS: dict[str, Any] = {
     "model": lambda: Network((3,)),
     "sampler": RandomWalk,
+    "loss": Contrast,
     "scheduler": Constant,
     "dataset": Normal,
 }

@@ -134,8 +134,9 @@ def landscape(shape: tuple[int, ...], dtype: torch.dtype) -> Landscape:
 
 
 def unsuited(subject: Subject) -> str:
+    sampler = subject.make()
     try:
-        getattr(subject.make(), "check", lambda _: None)(Landscape(event_shapes(subject)[0]))
+        getattr(sampler, "check", lambda _: None)(Landscape(event_shapes(subject)[0]))
     except UserError as error:
         return f"its check refuses the kit's network: {error}"
     return ""

@@ -106,6 +106,11 @@ class Adaptive:
         return bool(getattr(self.sampler, "exact", False))
 
     @property
+    def reversible(self) -> bool:
+        """Whether a step is in detailed balance, once adaptation is settled."""
+        return bool(getattr(self.sampler, "reversible", False))
+
+    @property
     def discrete(self) -> bool:
         return bool(getattr(self.sampler, "discrete", False))
 

@@ -84,6 +84,7 @@ class HMC:
     )
 
     exact = True
+    reversible = True
 
     def init(self, energy: Energy, x: Tensor) -> HMCState:
         energies, gradient = energy_and_gradient(energy, x)

@@ -79,6 +79,7 @@ class NUTS:
     """
 
     exact = True
+    reversible = True
 
     step_size: float | Scheduler = field(
         default=0.1,

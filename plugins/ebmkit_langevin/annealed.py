@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import attrs
 import torch
@@ -78,6 +79,9 @@ class AnnealedLangevin:
 
     Source: Generative Modeling by Estimating Gradients of the Data Distribution (Song and Ermon, 2019).
     """
+
+    bias_order = 1
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"levels": [1.0, 0.5], "step_size": 0.01},)
 
     levels: list[float] = field(
         validator=[validators.min_len(1), falling],

@@ -39,6 +39,8 @@ class GradientDescent:
     Source: Some methods of speeding up the convergence of iteration methods (Polyak, 1964).
     """
 
+    stationary = False
+
     step_size: float | Scheduler = field(
         default=0.01,
         validator=scheduled(gt(0)),

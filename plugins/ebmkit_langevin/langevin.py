@@ -34,6 +34,8 @@ class Langevin:
     (Roberts and Tweedie, 1996).
     """
 
+    bias_order = 1
+
     step_size: float | Scheduler = field(
         default=0.01,
         validator=scheduled(gt(0)),

@@ -66,6 +66,7 @@ class MALA:
     """
 
     exact: ClassVar[bool] = True
+    reversible: ClassVar[bool] = True
 
     step_size: float | Scheduler = field(
         default=0.01,

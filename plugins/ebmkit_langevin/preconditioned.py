@@ -47,6 +47,8 @@ class PreconditionedLangevin:
     tutorial on adaptive MCMC (Andrieu and Thoms, 2008).
     """
 
+    bias_order = 1
+
     step_size: float | Scheduler = field(
         default=0.01,
         validator=scheduled(gt(0)),

@@ -48,6 +48,8 @@ class UnderdampedLangevin:
     and Matthews, 2013).
     """
 
+    bias_order = 2
+
     step_size: float | Scheduler = field(
         default=0.1,
         validator=scheduled(gt(0)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 from attrs import field
@@ -34,6 +34,8 @@ class EarlyStopping:
 
     Source: Early Stopping – But When? (Prechelt, 1998).
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"patience": 2, "every": 2},)
 
     loss: Loss = field(
         metadata=doc("loss of the validation rows; by default the pipeline's own"),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import inspect
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 
 from ebmkit.errors import UserError
-from ebmkit.parameters import REQUIRED, parameters, protocol_of
+from ebmkit.parameters import REQUIRED, parameters, parameters_of, protocol_of
 
 SHAPES: tuple[tuple[int, ...], ...] = ((3,), (1, 8, 8))
 """Event shapes that parts are tried on where they do not state their own."""
@@ -48,7 +52,7 @@ class Subject:
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Event shapes to try it on."""
-        stated = self.options.get("event_shape")
+        stated = self.keywords.get("event_shape", self.options.get("event_shape"))
         if stated is None and not self.made:
             stated = getattr(self.part, "event_shape", None)
         if stated is None and self.made and "event_shape" not in parameters(self.type):
@@ -84,9 +88,29 @@ class Subject:
 
 
 def subjects(kind: str, part: Any, **options: Any) -> list[Subject]:
-    """One for each configuration that the part is to be tried in: its class attribute ``examples``,
-    a sequence of keyword mappings, or its defaults; an instance as it is."""
-    if inspect.isclass(part) or inspect.isroutine(part):
-        stated: Sequence[Mapping[str, Any]] = getattr(part, "examples", None) or ({},)
-        return [Subject(kind, part, dict(keywords), options) for keywords in stated]
-    return [Subject(kind, part, {}, options)]
+    """One for each configuration that the part is to be tried in, those of its class attribute
+    ``examples`` or its defaults; an instance as it is.
+
+    ``examples`` is a sequence of mappings of keywords, or a function that makes one when it is given
+    an empty folder, for parts that read files. An ``event_shape`` among them that is no parameter of
+    the part tells the kit what points it takes.
+    """
+    if not (inspect.isclass(part) or inspect.isroutine(part)):
+        return [Subject(kind, part, {}, options)]
+    told = set(parameters_of(part))
+    found = []
+    for example in _examples(part):
+        beside = {n: v for n, v in example.items() if n == "event_shape" and n not in told}
+        keywords = {n: v for n, v in example.items() if n not in beside}
+        found.append(Subject(kind, part, keywords, {**beside, **options}))
+    return found
+
+
+def _examples(part: Any) -> Sequence[Mapping[str, Any]]:
+    stated: Any = getattr(part, "examples", None)
+    if callable(stated):
+        # It stays as long as this process, for parts read their files whenever they need them.
+        folder = tempfile.mkdtemp(prefix="ebmkit-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        stated = stated(Path(folder))
+    return stated or ({},)

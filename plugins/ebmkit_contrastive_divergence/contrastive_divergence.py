@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -46,6 +47,11 @@ class ContrastiveDivergence:
     energy regularisation: Implicit Generation and Modeling with Energy-Based Models (Du and
     Mordatch, 2019).
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"k_steps": 2, "energy_regularisation": 0.01},
+    )
 
     sampler: Sampler = field(metadata=doc("what moves the chains"))
     k_steps: int = field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import attrs
 import torch
@@ -63,6 +64,19 @@ class PersistentContrastiveDivergence:
     (Tieleman, 2008); restarts and energy regularisation: Implicit Generation and Modeling with
     Energy-Based Models (Du and Mordatch, 2019).
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {
+            "k_steps": 5,
+            "buffer_size": 600,
+            "n_negatives": 64,
+            "restart_rate": 0.02,
+            "fill": "gaussian",
+            "fill_scale": 1.0,
+            "energy_regularisation": 0.01,
+        },
+    )
 
     sampler: Sampler = field(metadata=doc("what moves the chains"))
     k_steps: int = field(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import attrs
 import torch
@@ -28,6 +28,8 @@ class Planar(ABC):
 
     With ``n_samples`` the set is finite: its points are one draw of the process from ``seed``.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({}, {"n_samples": 300})
 
     n_samples: int | None = field(
         default=None,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import attrs
+import numpy as np
 import torch
 from attrs import field, validators
 from torch import Tensor
@@ -99,6 +101,22 @@ class Array(Rows):
         validator=validators.optional(validators.and_(whole, validators.ge(2))),
         metadata=doc("q of discrete numbers 0, …, q − 1, which become one-hot; none for bits"),
     )
+
+    @staticmethod
+    def examples(folder: Path) -> Sequence[Mapping[str, Any]]:
+        """Configurations to try it in, of files that are written into a folder."""
+        generator = torch.Generator().manual_seed(0)
+        table, images = folder / "table.csv", folder / "images.npy"
+        x = torch.randn(60, 2, generator=generator).tolist()
+        lines = [f"{a},{b},{row % 3}" for row, (a, b) in enumerate(x)]
+        table.write_text("\n".join(["height,width,kind", *lines]), encoding="utf-8")
+        np.save(images, torch.randint(4, (60, 2, 2), generator=generator).numpy())
+        apart = {"held_out": 0.2, "validation": 0.1}
+        return (
+            {"path": str(table), "label": "kind", "standardise": True, **apart},
+            {"path": str(images), "dequantise": True, "whiten": True},
+            {"path": str(images), "discrete": True, "categories": 4, **apart},
+        )
 
     def __attrs_post_init__(self) -> None:
         if self.categories is not None and not self.discrete:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -28,6 +29,11 @@ class Digits(Rows):
 
     Source: Optical recognition of handwritten digits (Alpaydin, Kaynak, 1998)
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"binarise": True, "held_out": 0.2, "validation": 0.1},
+    )
 
     scale: Literal["symmetric", "unit"] | None = field(
         default=None,

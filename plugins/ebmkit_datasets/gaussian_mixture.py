@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import attrs
 import torch
 from attrs import field, validators
@@ -24,6 +27,11 @@ class GaussianMixture(Planar):
 
     Raises ValueError where ``weights`` does not hold one number for each component.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"n_components": 2, "weights": [1.0, 3.0], "n_samples": 2_500},
+    )
 
     n_components: int = field(
         default=4,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -70,6 +71,19 @@ class Conv(nn.Module):
 
     Source: Identity Mappings in Deep Residual Networks (He and others, 2016).
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"event_shape": [1, 8, 8], "channels": [4, 3]},
+        {
+            "event_shape": [5, 4],
+            "channels": [4],
+            "output_bound": 5.0,
+            "base_scale": 2.0,
+            "conditional": True,
+            "n_classes": 4,
+            "noise_conditional": True,
+        },
+    )
 
     event_shape: tuple[int, ...] = field(
         converter=as_shape,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -64,6 +64,10 @@ class DeepKernel(nn.Module):
     Source: Learning deep kernels for exponential family densities (Wenliang, Sutherland, Strathmann
     and Gretton, 2019).
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"n_inducing": 5, "hidden": [6], "n_features": 4},
+    )
 
     event_shape: tuple[int, ...] = field(
         converter=as_shape, validator=sizes, metadata=doc("shape of one point; the data's")

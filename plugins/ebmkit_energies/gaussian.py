@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -51,6 +52,11 @@ class Gaussian(Analytic):
     Raises ValueError where the covariance is not symmetric positive definite or not of the mean's
     size, or where an event has not d numbers.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"mean": [0.5, 1.0], "covariance": [[2.0, 0.5], [0.5, 1.0]], "event_shape": [2]},
+        {"mean": [0.5, 1.0, 0.0, -1.0], "trainable": True, "event_shape": [2, 2]},
+    )
 
     mean: list[float] = field(
         validator=[validators.min_len(1), validators.deep_iterable(finite)],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -37,6 +38,11 @@ class GaussianMixture(Analytic):
     Raises ValueError where means have different lengths, where there is not one weight for each,
     or where an event has not d numbers.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"means": [[1.0, 2.0], [-2.0, 0.0]], "std": 0.5, "event_shape": [2]},
+        {"means": [[0.0] * 4, [1.0] * 4], "weights": [1.0, 3.0], "event_shape": [2, 2]},
+    )
 
     means: list[list[float]] = field(
         validator=_points, metadata=doc("means μ_k, a row of d numbers for each component")

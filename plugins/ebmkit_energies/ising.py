@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -34,6 +35,11 @@ class Ising(nn.Module):
     """
 
     discrete: ClassVar[bool] = True
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"event_shape": [2, 3], "field": 0.3},
+        {"event_shape": [5], "periodic": True, "trainable": True},
+    )
 
     event_shape: tuple[int, ...] = attrs.field(
         converter=as_shape,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -34,6 +35,18 @@ class MLP(nn.Module):
     Raises ValueError where points have other events than ``event_shape``, where labels are missing,
     wrong or not asked for, and where ``conditional`` comes without ``n_classes``.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"hidden": [8, 8]},
+        {
+            "hidden": [8],
+            "activation": "softplus",
+            "output_bound": 5.0,
+            "base_scale": 2.0,
+            "conditional": True,
+            "n_classes": 4,
+        },
+    )
 
     event_shape: tuple[int, ...] = field(
         converter=as_shape, validator=sizes, metadata=doc("shape of one point; the data's")

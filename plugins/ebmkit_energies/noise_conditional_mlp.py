@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -52,6 +53,11 @@ class NoiseConditionalMLP(nn.Module):
     """
 
     noise_conditional: ClassVar[bool] = True
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"hidden": [8], "base_scale": 1.0},
+        {"hidden": [8, 8], "conditional": True, "n_classes": 4},
+    )
 
     event_shape: tuple[int, ...] = field(
         converter=as_shape, validator=sizes, metadata=doc("shape of one point; the data's")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -36,6 +37,10 @@ class RBM(nn.Module):
     """
 
     discrete: ClassVar[bool] = True
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"event_shape": [2, 3], "n_hidden": 4, "weight_scale": 1.0},
+    )
 
     event_shape: tuple[int, ...] = field(
         converter=as_shape, validator=sizes, metadata=doc("shape of one point; the data's")

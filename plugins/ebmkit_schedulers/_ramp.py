@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import attrs
 from attrs import field, validators
@@ -15,6 +16,12 @@ from ebmkit_schedulers._schedule import Schedule, between
 @attrs.frozen(kw_only=False)
 class Ramp(Schedule):
     """From one value to another; both ends are reached exactly, and the last one is kept."""
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"start_value": 1.0, "end_value": 0.1},
+        {"start_value": -0.5, "end_value": 2.0, "n_steps": 7, "clock": "chain"},
+        {"start_value": 1.0, "end_value": 0.1, "n_steps": 1},
+    )
 
     start_value: float = field(validator=finite, metadata=doc("value at step 0"))
     end_value: float = field(

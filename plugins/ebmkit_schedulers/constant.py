@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import attrs
 from attrs import field
 
@@ -17,6 +20,8 @@ class Constant(Schedule):
 
     c ``value``. It has no end.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"value": 0.5},)
 
     value: float = field(validator=finite, metadata=doc("value c at every step"))
 

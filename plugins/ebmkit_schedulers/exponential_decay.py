@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import attrs
 from attrs import field, validators
 
@@ -19,6 +22,11 @@ class ExponentialDecay(Schedule):
 
     Raises ValueError where ``min_value`` is above ``start_value``.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"start_value": 1.0, "decay_rate": 0.9},
+        {"start_value": 2.0, "decay_rate": 0.5, "min_value": 0.1, "clock": "chain"},
+    )
 
     start_value: float = field(validator=finite, metadata=doc("value a at step 0"))
     decay_rate: float = field(

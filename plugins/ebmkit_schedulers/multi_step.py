@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import attrs
 from attrs import field, validators
@@ -22,6 +24,10 @@ class MultiStep(Schedule):
 
     Raises ValueError where the last value is too large for a number.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"start_value": 1.0, "milestones": [2, 7], "gamma": 0.5},
+    )
 
     start_value: float = field(validator=finite, metadata=doc("value a before the first milestone"))
     milestones: list[int] = field(

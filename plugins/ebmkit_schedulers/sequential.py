@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import attrs
 from attrs import field, validators
 
 from ebmkit import Scheduler, doc, length_of, spread
 from ebmkit_schedulers._schedule import Schedule, increasing
+from ebmkit_schedulers.constant import Constant
+from ebmkit_schedulers.cosine import Cosine
+from ebmkit_schedulers.linear import Linear
 
 
 @attrs.frozen(kw_only=False)
@@ -26,6 +30,12 @@ class Sequential(Schedule):
     Raises ValueError where there is not one milestone fewer than there are schedulers, where a part
     needs more steps than it has, or where it is called while the last length is open.
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"schedulers": [Linear(0.0, 1.0), Cosine(1.0, 0.1)], "milestones": [5]},
+        {"schedulers": [Constant(1.0), Linear(1.0, 0.0, 4)], "milestones": [3]},
+        {"schedulers": [Constant(0.5)], "milestones": []},
+    )
 
     schedulers: list[Scheduler] = field(
         validator=[

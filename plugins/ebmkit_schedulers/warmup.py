@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import attrs
 from attrs import field, validators
 
 from ebmkit import Scheduler, doc, finite, length_of, spread, whole
 from ebmkit_schedulers._schedule import Schedule, between
+from ebmkit_schedulers.constant import Constant
+from ebmkit_schedulers.cosine import Cosine
+from ebmkit_schedulers.linear import Linear
 
 
 @attrs.frozen(kw_only=False)
@@ -24,6 +28,12 @@ class Warmup(Schedule):
 
     Source: Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour (Goyal and others, 2017).
     """
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"scheduler": Cosine(1.0, 0.1), "n_steps": 5},
+        {"scheduler": Linear(1.0, 0.0, 4), "n_steps": 3, "init_factor": 0.0},
+        {"scheduler": Constant(0.5), "n_steps": 1},
+    )
 
     scheduler: Scheduler = field(
         validator=validators.is_callable(), metadata=doc("schedule u that follows the rise")

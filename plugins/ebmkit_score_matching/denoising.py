@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import attrs
@@ -86,6 +87,12 @@ class DenoisingScoreMatching:
     """
 
     continuous: ClassVar[bool] = True
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"sigma": [0.3, 1.0]},
+        {"sigma": 0.5, "energy_regularisation": 0.1, "score_regularisation": 0.1},
+    )
 
     sigma: float | list[float] | Scheduler = field(
         default=0.1,

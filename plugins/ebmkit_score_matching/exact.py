@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -40,6 +41,11 @@ class ScoreMatching:
     """
 
     continuous: ClassVar[bool] = True
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"energy_regularisation": 0.1, "score_regularisation": 0.1},
+    )
 
     energy_regularisation: float = field(
         default=0.0,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import attrs
 import torch
@@ -44,6 +45,13 @@ class SlicedScoreMatching:
     """
 
     continuous: ClassVar[bool] = True
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"n_projections": 3, "projections": "sphere"},
+        {"projections": "gaussian", "variance_reduction": False},
+        {"energy_regularisation": 0.1, "score_regularisation": 0.1},
+    )
 
     n_projections: int = field(
         default=1,

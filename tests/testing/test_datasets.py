@@ -4,66 +4,36 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from ebmkit_datasets.array import Array
-from ebmkit_datasets.checkerboard import Checkerboard
-from ebmkit_datasets.digits import Digits
-from ebmkit_datasets.eight_gaussians import EightGaussians
-from ebmkit_datasets.gaussian_mixture import GaussianMixture
-from ebmkit_datasets.pinwheel import Pinwheel
-from ebmkit_datasets.rings import Rings
-from ebmkit_datasets.spirals import Spirals
-from ebmkit_datasets.swiss_roll import SwissRoll
 from ebmkit_datasets.two_moons import TwoMoons
 from torch import Tensor
 
 from ebmkit import Batch
-from ebmkit.testing import Subject, report
+from ebmkit.registry import registry
+from ebmkit.testing import Subject, report, subjects
 from ebmkit.testing.reports import laws_of
 
 FILES = ("datasets", "densities")
 LAWS = [law for law in laws_of("dataset") if law.check.__module__.endswith(FILES)]
 
-OWN: dict[str, tuple[Any, dict[str, Any]]] = {
-    "checkerboard": (Checkerboard, {}),
-    "digits": (Digits, {}),
-    "digits-binary": (Digits, {"binarise": True, "validation": 0.1}),
-    "eight-gaussians": (EightGaussians, {}),
-    "gaussian-mixture": (GaussianMixture, {"weights": [1.0, 2.0, 3.0, 4.0]}),
-    "pinwheel": (Pinwheel, {}),
-    "rings": (Rings, {}),
-    "spirals": (Spirals, {}),
-    "swiss-roll": (SwissRoll, {}),
-    "two-moons": (TwoMoons, {}),
-    "two-moons-finite": (TwoMoons, {"n_samples": 3000}),
-    "two-moons-few": (TwoMoons, {"n_samples": 1}),
+OWN: dict[str, Subject] = {
+    f"{name}-{number}": subject
+    for name in registry().names("dataset")
+    for number, subject in enumerate(
+        subjects("dataset", registry().load(registry().find("dataset", name)))
+    )
 }
+OWN["two-moons-one"] = Subject("dataset", TwoMoons, {"n_samples": 1})
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_our_own_keep_every_law(name: str) -> None:
-    part, keywords = OWN[name]
-    for seed in range(3 if name == "eight-gaussians" else 1):
-        found = report(Subject("dataset", part, keywords), LAWS, seed)
-        assert found.good, "\n".join(found.lines())
-
-
-def test_files_keep_every_law(tmp_path: Path) -> None:
-    path = str(tmp_path / "rows.npz")
-    generator = np.random.default_rng(0)
-    np.savez(path, x=generator.integers(0, 3, (60, 2)), y=generator.integers(0, 2, 60))
-    for keywords in (
-        {"held_out": 0.2, "validation": 0.1, "dequantise": True},
-        {"discrete": True, "categories": 3},
-    ):
-        told = {"path": path, "key": "x", "label": "y", **keywords}
-        found = report(Subject("dataset", Array, told), LAWS)
-        assert found.good, "\n".join(found.lines())
+    found = report(OWN[name], LAWS)
+    assert found.good, "\n".join(found.lines())
 
 
 class Blob:

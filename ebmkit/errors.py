@@ -124,6 +124,25 @@ class HookError(PluginError):
     """A hook implementation that raised."""
 
 
+def expect_parts(**parts: object) -> None:
+    """Expect parts that are made, each under its kind, and not their names or classes.
+
+    Raises:
+        UserError: one is a name or a class; the message says how to make it.
+    """
+    for kind, part in parts.items():
+        if isinstance(part, str):
+            raise UserError(
+                f"{kind}: expected a {kind}, got the name {part!r}; make it by "
+                f'ebmkit.create("{kind}", "{part}")'
+            )
+        if isinstance(part, type):
+            raise UserError(
+                f"{kind}: expected a {kind}, got the class {part.__name__}; make an instance of it, "
+                f"{part.__name__}(…)"
+            )
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that more memory was asked for than there is."""
     if isinstance(error, MemoryError):

@@ -16,7 +16,7 @@ from ebmkit.chains.conduct import Conduct, Starts, conducted
 from ebmkit.chains.starts import rows_like, starts_around
 from ebmkit.compiling import Compile, CompiledLoss
 from ebmkit.data import as_batch, finite_by_row
-from ebmkit.errors import DivergenceError
+from ebmkit.errors import DivergenceError, expect_parts
 from ebmkit.fields import generator_or_new
 from ebmkit.forces import mean_force
 from ebmkit.holding import evaluating
@@ -182,7 +182,11 @@ def objective(
     which does so where ``steps``, the training steps to come, pay for it by an estimate from the
     graph (never by the clock, so that a run repeated is the same run); without ``steps`` it does not.
     ``chains`` are the keys of a pipeline's table of that name, as ``{"on_divergence": "restart"}``.
+
+    Raises:
+        UserError: loss or model is the name of one, or a class.
     """
+    expect_parts(loss=loss, model=model)
     stated = section("chains", chains or {})
     conduct = conduct_of(stated, runs=steps or 1)
     return Objective(

@@ -15,6 +15,7 @@ from ebmkit.chains.starts import finite_rows
 from ebmkit.chains.stepping import Stepper
 from ebmkit.clocks import moving_names, values_at
 from ebmkit.devices import keep_freed_memory
+from ebmkit.errors import expect_parts
 from ebmkit.fields import generator_or_new
 from ebmkit.holding import evaluating, frozen
 from ebmkit.protocols import Energy, Model, Sampler, State
@@ -136,7 +137,9 @@ def sample(
         ChainInterrupt: a KeyboardInterrupt, with what there is so far as ``chain``.
         ValueError: ``steps``, ``warm_up`` or ``thin`` is out of range.
         ScheduleError: a schedule on the chain's clock is stated for more steps than the chain runs.
+        UserError: sampler or model is the name of one, or a class.
     """
+    expect_parts(sampler=sampler, model=model)
     source = x if restart_from is None else restart_from.to(x)
     if source.shape[1:] != x.shape[1:] or (len(x) and not len(source)):
         raise ValueError(

@@ -142,3 +142,15 @@ def test_a_model_that_gives_no_energy_a_row_is_found_out(model: Any, message: st
 
 def test_a_fitting_model_has_no_problem() -> None:
     assert probe(lambda x: x.sum(1), (3,), None, torch.device("cpu")) == ""
+
+
+def test_names_and_classes_are_refused_with_what_makes_parts_of_them() -> None:
+    model, x = normalised_net(), torch.zeros(4, 2)
+    with pytest.raises(ebmkit.UserError, match=r'^loss: .* ebmkit\.create\("loss", "dsm"\)$'):
+        ebmkit.objective("dsm", model)  # type: ignore[arg-type]
+    with pytest.raises(ebmkit.UserError, match=r'^model: .* ebmkit\.create\("model", "mlp"\)$'):
+        ebmkit.objective(Noting(), "mlp")  # type: ignore[arg-type]
+    with pytest.raises(ebmkit.UserError, match=r"^loss: .* the class Noting; .* Noting\(…\)$"):
+        ebmkit.objective(Noting, model)  # type: ignore[arg-type]
+    with pytest.raises(ebmkit.UserError, match=r'ebmkit\.create\("sampler", "langevin"\)$'):
+        ebmkit.sample("langevin", model, x, steps=1)  # type: ignore[arg-type]

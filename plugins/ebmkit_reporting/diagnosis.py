@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import textwrap
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ebmkit import Diagnosis, autocorrelation
+from ebmkit_reporting import figures
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN_CHAINS = 8
 BINS = 20
@@ -33,7 +36,7 @@ def draw_diagnosis(diagnosis: Diagnosis) -> Figure | None:
         name = f"x[{', '.join(map(str, place))}]" if place else "x"
         numbers = x.reshape(*x.shape[:2], -1)
         rows.append((name + _WORST, numbers[..., _flat(place, x)], hats.worst))
-    figure = Figure(figsize=(13, 0.9 + 3.1 * len(rows)), layout="constrained")
+    figure = figures.empty(13, 0.9 + 3.1 * len(rows))
     reason = "\n".join(textwrap.wrap(diagnosis.reason, 130))
     figure.suptitle(
         f"{diagnosis.verdict} — {reason}",
@@ -71,6 +74,8 @@ def _trace(ax: Axes, values: Tensor, thin: int) -> None:
 
 def _ranks(figure: Figure, ax: Axes, values: Tensor) -> None:
     """Where each chain's draws stand among those of all chains: 1 everywhere where the chains agree."""
+    from matplotlib.ticker import MaxNLocator
+
     draws, chains = values.shape
     # Ties are broken by lot, the same each time, so that discrete traces are even too.
     lot = torch.randperm(values.numel(), generator=torch.Generator().manual_seed(0))

@@ -6,16 +6,19 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ebmkit import Batch, Diagnosis, Pipeline, Run, hookimpl
+from ebmkit_reporting import figures
 from ebmkit_reporting.diagnosis import draw_diagnosis
 from ebmkit_reporting.metrics_writer import FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN = 2000
 IMAGES = 64
@@ -54,7 +57,7 @@ class Pictures:
 def draw_samples(data: Tensor, samples: Tensor) -> Figure:
     """Data (n, *event) and samples side by side: points in 2-D, images, else histograms."""
     shape = data.shape[1:]
-    figure = Figure(figsize=(10, 1 + 4.5 * _aspect(data)), layout="constrained")
+    figure = figures.empty(10, 1 + 4.5 * _aspect(data))
     axes = figure.subplots(1, 2)
     for ax, points, title in zip(axes, (data, samples), ("data", "samples"), strict=True):
         ax.set_title(title)
@@ -95,7 +98,7 @@ def draw_energy(pipeline: Pipeline, data: Batch, samples: Batch | None) -> Figur
         maps["data density"] = log_density(grid).exp()
     maps["model energy"] = -log_model
     height = 0.6 + 4 * _aspect(data.x)
-    figure = Figure(figsize=(5 * len(maps), height), layout="constrained")
+    figure = figures.empty(5 * len(maps), height)
     for ax, (title, values) in zip(figure.subplots(1, len(maps)), maps.items(), strict=True):
         _map(figure, ax, values, low, high, title)
     return figure
@@ -113,7 +116,7 @@ def draw_training(path: Path) -> Figure | None:
         return None
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")
+    figure = figures.empty(4.5 * columns, 2.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, name in zip(axes, names, strict=False):
         ax.plot([r["step"] for r in records if name in r], [r[name] for r in records if name in r])
@@ -125,7 +128,7 @@ def draw_training(path: Path) -> Figure | None:
 
 
 def _energies(pipeline: Pipeline, data: Batch, samples: Batch | None) -> Figure:
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = figures.empty(6, 4)
     ax = figure.subplots()
     for name, batch in (("data", data), ("samples", samples)):
         if batch is not None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
 from torch import Tensor
 
 from ebmkit import Run, hookimpl
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 SHOWN = ("loss", "energy_gap", "score_norm", "acceptance_rate")
 SECONDS_BETWEEN_READINGS = 0.25
@@ -35,15 +30,18 @@ class Progress:
 
     @hookimpl
     def run_start(self, run: Run) -> None:
+        from rich import progress
+        from rich.console import Console
+
         self._console = Console(stderr=True)
         if not self._console.is_terminal:
             return
-        self._bar = Bar(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[shown]}"),
+        self._bar = progress.Progress(
+            progress.TextColumn("training"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[shown]}"),
             console=self._console,
             refresh_per_second=4,
         )

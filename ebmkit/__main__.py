@@ -27,8 +27,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return 2
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+    except (click.Abort, KeyboardInterrupt) as error:
+        # What was interrupted may have said so; click chains it to its own.
+        said = str(error.__cause__ or error)
+        click.echo(f"interrupted{' ' * bool(said)}{said}", err=True)
         return 130
     except EbmkitError as error:
         for line in str(error).splitlines() or [type(error).__name__]:

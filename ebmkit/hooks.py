@@ -206,9 +206,9 @@ class Hooks:
         except EbmkitError:
             raise
         except Exception as error:
+            name = _culprit(caller, error)
             raise HookError(
-                f"hook {hook} of {_culprit(caller, error)} raised {type(error).__name__}: {error}; "
-                "mend or update the plugin, or switch it off with --no-plugin"
+                f"hook {hook} of {name} raised {type(error).__name__}: {error}{_remedy(name)}"
             ) from error
         return results
 
@@ -219,12 +219,13 @@ class Hooks:
         except Exception as error:
             raise HookError(
                 f"hook plugin {name} failed while it was made: {type(error).__name__}: {error}"
+                f"{_remedy(name)}"
             ) from error
         try:
             self._manager.register(made, name)
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise HookError(f"hook plugin {name}: {error}") from error
+            raise HookError(f"hook plugin {name}: {error}{_remedy(name)}") from error
 
 
 def needs_options(plugin: object) -> bool:
@@ -235,6 +236,12 @@ def needs_options(plugin: object) -> bool:
     return any(
         p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters
     )
+
+
+def _remedy(name: str) -> str:
+    """What a user can do about a hook plugin. One that is installed is called ``dist:name``."""
+    switch = f", or switch it off with --no-plugin {name}" if name.count(":") == 1 else ""
+    return f"; mend or update the plugin{switch}"
 
 
 def _culprit(caller: pluggy.HookCaller, error: BaseException) -> str:

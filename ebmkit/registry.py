@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.metadata
 import os
 import re
@@ -61,11 +60,16 @@ class Component(NamedTuple):
         """``dist:name``, which is never ambiguous."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def whose(self) -> str:
+        """The part and its owner, as messages name them."""
+        return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
+
     def broken(self, how: str) -> str:
         """What users read where it cannot be used for a fault of its own."""
         return (
-            f"{self.kind} {self.name!r} of {self.distribution} {self.version} {how}; mend or update "
-            f"the distribution, or switch it off with --no-plugin {self.distribution}"
+            f"{self.whose} {how}; mend or update the distribution, or switch it off with --no-plugin "
+            f"{self.distribution}"
         )
 
     @property
@@ -108,11 +112,7 @@ class Registry:
         if len(found) > 1:
             usable = [c for c in found if c.status in ("ok", "conflict")]
             if len(usable) > 1:
-                owners = " and ".join(f"{c.distribution} {c.version}" for c in usable)
-                choices = " or ".join(f"{c.qualified!r}" for c in usable)
-                raise AmbiguousPartError(
-                    f"{kind} {bare!r} is offered by {owners}; choose one by writing {choices}"
-                )
+                raise AmbiguousPartError(self.clash(kind, bare))
             found = usable or found
         component = found[0]
         if component.status == "blocked":
@@ -120,11 +120,17 @@ class Registry:
                 f"{kind} {bare!r} of {component.distribution} is blocked: {component.reason}"
             )
         if component.status == "incompatible":
-            raise IncompatiblePartError(
-                f"{kind} {bare!r} of {component.distribution} {component.version} cannot be used: "
-                f"{component.reason}"
-            )
+            raise IncompatiblePartError(f"{component.whose} cannot be used: {component.reason}")
         return component
+
+    def clash(self, kind: str, name: str) -> str:
+        """Who offers a name that several offer, and how one of them is chosen."""
+        rivals = [
+            c for c in self.of_kind(kind) if c.name == name and c.status in ("ok", "conflict")
+        ]
+        owners = " and ".join(f"{c.distribution} {c.version}" for c in rivals)
+        choices = " or ".join(f"{c.qualified!r}" for c in rivals)
+        return f"{kind} {name!r} is offered by {owners}; choose one by writing {choices}"
 
     def load(self, component: Component) -> Any:
         """Import what a component points to.
@@ -133,8 +139,10 @@ class Registry:
             BrokenPluginError: the import failed, or the module has no such attribute. The message
                 names distribution and module, and the original error is chained.
         """
+        from ebmkit.watching import imported
+
         try:
-            value = importlib.import_module(component.module)
+            value = imported(component)
             for attribute in component.attribute.split("."):
                 value = getattr(value, attribute) if attribute else value
         except (Exception, SystemExit) as error:

@@ -79,6 +79,20 @@ def missing(component: Component) -> str:
     return ""
 
 
+def fault(component: Component) -> str:
+    """Why a component's source is no Python; empty where it is, or where there is none to read."""
+    import ast
+
+    spec = find_module(component.module)
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        return ""
+    try:
+        ast.parse(_text(spec.origin), spec.origin)
+    except (SyntaxError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def summary(component: Component) -> str:
     """The first line of a component's docstring, or of a recipe's leading comment."""
     if component.kind == "recipe":

@@ -41,7 +41,7 @@ def trials(components: Sequence[Component], seconds: float) -> Iterator[tuple[Co
     """Each with what became of its import, which is given so many seconds.
 
     Raises:
-        PluginError: the helper process failed, which is no part's fault.
+        PluginError: torch or ebmkit cannot be imported, which is no part's fault.
     """
     forking = hasattr(os, "fork")
     for together in [components] if forking else [[component] for component in components]:
@@ -75,7 +75,7 @@ def _helper(components: Sequence[Component], seconds: float, forking: bool) -> l
     if not forking:
         return [Trial(_ended(component, code), 0.0, []) for component in components]
     last = (lines or [f"exit code {code}"])[-1]
-    raise PluginError(f"the process that imports parts failed: {last}")
+    raise PluginError(f"torch and ebmkit cannot be imported, so no part was tried: {last}")
 
 
 def serve() -> None:

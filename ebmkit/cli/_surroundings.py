@@ -59,9 +59,11 @@ def packages() -> dict[str, str]:
 
 
 def devices() -> list[str]:
-    """What a run could be placed on, as ``training.device`` names it."""
-    import torch
-
+    """What a run could be placed on, as ``training.device`` names it; nothing without torch."""
+    try:
+        import torch
+    except Exception:  # a plugin whose entry points are no entry points ends this import too
+        return []
     found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return found + ["mps"] * torch.backends.mps.is_available()
 

@@ -8,7 +8,7 @@ from ebmkit.cli._complete import part_names
 from ebmkit.cli._output import table
 from ebmkit.errors import BrokenPluginError
 from ebmkit.registry import KINDS, registry
-from ebmkit.sources import missing, read, recipe_path
+from ebmkit.sources import fault, missing, read, recipe_path
 
 
 @click.command()
@@ -22,7 +22,7 @@ def command(kind: str, name: str, as_json: bool) -> None:
     """
     component = registry().find(kind, name)
     if reason := missing(component):
-        raise BrokenPluginError(f"{kind} {name!r} of {component.distribution}: {reason}")
+        raise BrokenPluginError(component.broken(f"leads nowhere: {reason}"))
     if kind == "recipe":
         path = recipe_path(component)
         assert path is not None
@@ -30,9 +30,10 @@ def command(kind: str, name: str, as_json: bool) -> None:
         return
     source = read(component)
     if source is None:
+        why = fault(component) or f"{component.target} is not defined in the module's source"
         raise BrokenPluginError(
-            f"{kind} {name!r} of {component.distribution}: {component.target} is not defined in the "
-            "module's source, so it cannot be described without importing it"
+            f"{component.whose} cannot be described, for nothing is imported for that: {why}; "
+            "ebmkit doctor imports it and says what is wrong"
         )
     if as_json:
         import json

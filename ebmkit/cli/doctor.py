@@ -11,6 +11,7 @@ import click
 from ebmkit.cli._imports import Trial, trials
 from ebmkit.cli._output import table
 from ebmkit.cli._surroundings import devices, packages, strangers, variables
+from ebmkit.errors import PluginError
 from ebmkit.registry import Component, registry
 from ebmkit.versioning import PROTOCOL
 
@@ -30,8 +31,12 @@ def command(timing: bool, as_json: bool, timeout: float) -> int:
     """Import every plugin, each apart, and say what is wrong here; exit 0 where nothing is."""
     parts = list(registry().checked())
     tried = [c for c in parts if c.status in ("ok", "conflict") and c.kind != "recipe"]
-    found = dict(trials(tried, timeout))
-    problems = list(dict.fromkeys(_problems(parts, found)))
+    problems = []
+    try:
+        found = dict(trials(tried, timeout))
+    except PluginError as error:
+        found, problems = {}, [str(error)]
+    problems = list(dict.fromkeys([*problems, *_problems(parts, found)]))
     parts = [_judged(component, found.get(component)) for component in parts]
     document: dict[str, Any] = {
         "healthy": not problems,
@@ -65,9 +70,12 @@ def _problems(parts: list[Component], found: dict[Component, Trial]) -> Iterator
         trial = found.get(component)
         if trial and trial.error:
             yield trial.error
-        if component.status in ("broken", "conflict", "incompatible"):
-            whose = f"{component.kind} {component.name!r} of {component.distribution}"
-            yield f"{whose}: {component.status}: {component.reason}"
+        if component.status == "broken":
+            yield component.broken(f"leads nowhere: {component.reason}")
+        elif component.status == "incompatible":
+            yield f"{component.whose} cannot be used: {component.reason}"
+        elif component.status == "conflict":
+            yield registry().clash(component.kind, component.name)
     yield from strangers({c.distribution for c in parts})
     for trial in found.values():
         yield from trial.said

@@ -283,8 +283,11 @@ class TestDoctor:
         said = cli("doctor")
         assert said.code == 1
         assert "foo_x-1.0.dist-info" in said.out
-        assert "bar-x: incompatible: it needs ebmkit-core>=99" in said.out
-        assert "loss 'pcd' of baz-x: conflict: also offered by ebmkit-core" in said.out
+        assert "loss 'cd' of bar-x 1.0 cannot be used: it needs ebmkit-core>=99" in said.out
+        assert "loss 'pcd' is offered by ebmkit-core" in said.out
+        assert "and baz-x 1.0; choose one by writing 'ebmkit-core:pcd' or 'baz-x:pcd'" in said.out
+        # torch reads all entry points too, and is lost by those that are none.
+        assert "problem: torch and ebmkit cannot be imported, so no part was tried" in said.out
 
     def test_a_plugin_that_requires_the_stranger(self, cli: Command, install: Any) -> None:
         install("foo-x", {"ebmkit.losses": {"x": "json:dumps"}}, requires=["ebmkit>=1"])

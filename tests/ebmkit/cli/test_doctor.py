@@ -104,7 +104,7 @@ def test_as_json(cli: Command, install: Any, monkeypatch: pytest.MonkeyPatch) ->
     found = json.loads(said.out)
     raised = (
         "hook doctor of foo-h:h raised RuntimeError: no luck; mend or update the plugin, or switch "
-        "it off with --no-plugin"
+        "it off with --no-plugin foo-h:h"
     )
     late = (
         "hook 'i' of foo-h 1.0 cannot be used: its import and doctor() took longer than 5 s; mend "

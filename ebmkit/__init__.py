@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ebmkit.clocks import length_of as length_of
     from ebmkit.clocks import spread as spread
     from ebmkit.composer import compose as compose
-    from ebmkit.composer import create as create
+    from ebmkit.creating import create as create
     from ebmkit.diagnostics import Diagnosis as Diagnosis
     from ebmkit.diagnostics import autocorrelation as autocorrelation
     from ebmkit.diagnostics import diagnose as diagnose
@@ -101,7 +101,8 @@ _HOME = {
     "ebmkit.clocks": ("clock_of", "length_of", "spread"),
     "ebmkit.loops": ("tracing", "while_loop"),
     "ebmkit.lowering": ("CompileWarning",),
-    "ebmkit.composer": ("compose", "create"),
+    "ebmkit.composer": ("compose",),
+    "ebmkit.creating": ("create",),
     "ebmkit.diagnostics": (
         "Diagnosis",
         "autocorrelation",

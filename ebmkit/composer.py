@@ -19,7 +19,7 @@ from ebmkit.objectives import probe
 from ebmkit.pipeline import Pipeline
 from ebmkit.plan import Call, Planner
 from ebmkit.protocols import Dataset
-from ebmkit.registry import KINDS, registry
+from ebmkit.registry import registry
 from ebmkit.sections import TABLES, Training
 from ebmkit.seeds import stream
 from ebmkit.sources import recipe_path
@@ -44,27 +44,6 @@ def compose(spec: str | Path | Mapping[str, Any] | Spec, /, **overrides: Any) ->
     if overrides:
         spec = spec.with_overrides(overrides)
     return _Composer(spec).pipeline()
-
-
-def create(kind: str, name: str, /, **config: Any) -> Any:
-    """One part by its name: ``create("sampler", "langevin", step_size=1e-2)``.
-
-    Values may be plain, as in TOML, or live objects.
-
-    Raises:
-        SpecError: an unknown name or key, a wrong type, or a value out of range.
-    """
-    if kind not in KINDS:
-        registry().of_kind(kind)
-    planner = Planner(Spec(tables={}), registry())
-    call = planner.part(kind, {"use": name, **config}, kind)
-    if planner.problems:
-        raise SpecError(planner.problems)
-    builder = Builder({})
-    part = builder.build(call)
-    if builder.problems:
-        raise SpecError(builder.problems)
-    return part
 
 
 def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:

@@ -12,40 +12,26 @@ from ebmkit.registry import KINDS, registry
 from ebmkit.spec import Spec
 
 
-class Created(Protocol):
-    """What a part has beyond its protocol is its own: fields, and what a protocol calls optional."""
+class CreatedModel(Model, Protocol):
+    """A model made by its name. What else it has, as ``parameters()``, is not known before."""
 
     def __getattr__(self, name: str, /) -> Any: ...
 
 
-class CreatedModel(Model, Created, Protocol):
-    """A model that was made by its name."""
+class CreatedDataset(Dataset, Protocol):
+    """A data set made by its name. What else it has, as ``log_density``, is not known before."""
 
-
-class CreatedSampler(Sampler, Created, Protocol):
-    """A sampler that was made by its name."""
-
-
-class CreatedLoss(Loss, Created, Protocol):
-    """A loss that was made by its name."""
-
-
-class CreatedScheduler(Scheduler, Created, Protocol):
-    """A schedule that was made by its name."""
-
-
-class CreatedDataset(Dataset, Created, Protocol):
-    """A data set that was made by its name."""
+    def __getattr__(self, name: str, /) -> Any: ...
 
 
 @overload
 def create(kind: Literal["model"], name: str, /, **config: Any) -> CreatedModel: ...
 @overload
-def create(kind: Literal["sampler"], name: str, /, **config: Any) -> CreatedSampler: ...
+def create(kind: Literal["sampler"], name: str, /, **config: Any) -> Sampler: ...
 @overload
-def create(kind: Literal["loss"], name: str, /, **config: Any) -> CreatedLoss: ...
+def create(kind: Literal["loss"], name: str, /, **config: Any) -> Loss: ...
 @overload
-def create(kind: Literal["scheduler"], name: str, /, **config: Any) -> CreatedScheduler: ...
+def create(kind: Literal["scheduler"], name: str, /, **config: Any) -> Scheduler: ...
 @overload
 def create(kind: Literal["dataset"], name: str, /, **config: Any) -> CreatedDataset: ...
 @overload

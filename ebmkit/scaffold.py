@@ -21,6 +21,7 @@ import attrs
 
 from ebmkit.errors import UserError
 from ebmkit.registry import GROUPS, normalised, registry
+from ebmkit.versioning import PROTOCOL
 
 SUMMARIES = {
     "sampler": "Random-walk Metropolis",
@@ -141,6 +142,7 @@ class Scaffold:
             "quoted_description": _quoted(said),
             "project": "".join(f"\n{line}" for line in project),
             "licence": licence,
+            "protocol": PROTOCOL,
             "holder": self.author or f"The authors of {self.name}",
             "year": str(datetime.datetime.now(datetime.UTC).year),
         }

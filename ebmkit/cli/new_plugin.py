@@ -55,4 +55,5 @@ def command(
     click.echo(f"next:\n  cd {shlex.quote(str(place))}")
     click.echo('  pip install -e ".[test]"')
     click.echo(f"  ebmkit list-plugins --kind {kind}")
-    click.echo("  pytest")
+    click.echo(f"  ebmkit check {name}")
+    click.echo("  ebmkit train pipeline.toml")

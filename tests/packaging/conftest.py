@@ -67,6 +67,13 @@ class Environment(NamedTuple):
         words = json.dumps([[str(word) for word in command] for command in commands])
         return self.run("-c", IN_TURN, words, timeout=timeout)
 
+    def types(self, *files: str | Path) -> str:
+        """What mypy says of files by the types of what is installed here; it has to find no fault."""
+        pytest.importorskip("mypy")
+        mypy = (sys.executable, "-m", "mypy", "--strict", "--python-executable", self.python)
+        cache = ("--cache-dir", self.work / "mypy")
+        return run(*mypy, *cache, *files, cwd=self.work, timeout=900)
+
 
 class Workshop(NamedTuple):
     """Where wheels and environments are made."""
@@ -110,3 +117,14 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Worksh
     for needed in ("hatchling", "pip"):
         pytest.importorskip(needed)
     return lambda name: Workshop(tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
+def ours(workshop: Callable[[str], Workshop]) -> tuple[Workshop, Environment]:
+    """A workshop, and an environment with our wheel in it."""
+    made = workshop("ours")
+    wheels, environment = made.wheels(made.checkout()), made.environment()
+    environment.install(wheels["ebmkit_core"])
+    where = environment.run("-c", "import ebmkit; print(ebmkit.__file__)")
+    assert Path(where.strip()).is_relative_to(made.work / "env")
+    return made, environment

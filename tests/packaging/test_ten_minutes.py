@@ -11,12 +11,9 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
-import sysconfig
-import venv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -90,32 +87,20 @@ class Desk(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
-    for needed in ("hatchling", "editables", "pip"):
-        pytest.importorskip(needed)
-    work = tmp_path_factory.mktemp("desk")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL"))}
-    environment["OMP_NUM_THREADS"] = "1"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "runs", "dist", "build")
-    shutil.copytree(ROOT, work / "checkout", ignore=ignored)
-    venv.create(work / "env", with_pip=False)
-    scripts = work / "env" / ("Scripts" if os.name == "nt" else "bin")
-    python = scripts / "python"
-    quiet = ("-q", "--no-deps", "--no-index", "--disable-pip-version-check")
-    for words in (
-        ("wheel", *quiet, "--no-build-isolation", "-w", work / "wheels", work / "checkout"),
-        ("--python", python, "install", *quiet, "--find-links", work / "wheels", "ebmkit-core"),
-    ):
-        subprocess.run(
-            [sys.executable, "-m", "pip", *map(str, words)], check=True, env=environment, cwd=work
-        )
-    [own] = (work / "env").rglob("site-packages")
-    # A line of a .pth file comes after the environment's own packages, and its .pth files are not read.
-    Path(own, "borrowed.pth").write_text(f"{sysconfig.get_path('purelib')}\n", encoding="utf-8")
-    environment["PATH"] = os.pathsep.join([str(scripts), environment.get("PATH", "")])
-    folder = work / "mine"
+def desk(workshop: Callable[[str], Any]) -> Desk:
+    pytest.importorskip("editables")
+    made = workshop("desk")
+    wheels, environment = made.wheels(made.checkout()), made.environment()
+    environment.install(wheels["ebmkit_core"])
+    variables = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "VIRTUAL", "EBMKIT"))
+    }
+    path = os.pathsep.join([str(environment.python.parent), variables.get("PATH", "")])
+    folder = made.work / "mine"
     folder.mkdir()
-    return Desk(folder, environment)
+    return Desk(folder, {**variables, "PATH": path, "OMP_NUM_THREADS": "1"})
 
 
 def test_six_commands_and_forty_lines() -> None:

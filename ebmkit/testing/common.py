@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ CLOSE = 1e-5
 """How far numbers of another process may be off, of float32: kernels may add in another order."""
 
 
+@cache
+def _effects(module: str) -> tuple[bool, Any]:
+    """Of a module once, however many parts and configurations it has."""
+    return in_fresh_process(effects_of_import, module)
+
+
 def _unimportable(subject: Subject) -> str:
     return unfindable(str(getattr(subject.type, "__module__", "builtins")))
 
@@ -47,7 +54,7 @@ def importing_changes_nothing(subject: Subject, cases: Cases) -> None:
     change themselves."""
     module = subject.type.__module__
     with cases.case(f"import {module}"):
-        good, found = in_fresh_process(effects_of_import, module)
+        good, found = _effects(module)
         cases.expect(good, f"expected {module} to be imported in a fresh process, got {found}")
         cases.expect(not found, f"expected to find all as it was, got {'; '.join(found)}")
 

@@ -17,6 +17,10 @@ class BrokenLaw(AssertionError):  # noqa: N818
     """A law that a part breaks; the message says how, and in which case."""
 
 
+class NotAsked(Exception):  # noqa: N818
+    """A law that turns out, while it is tried, not to be one that can be asked here; says why."""
+
+
 class Cases:
     """Counts what a law is tried on, and remembers what the present case is."""
 

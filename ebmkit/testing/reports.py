@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from ebmkit.errors import UnknownPartError, did_you_mean
-from ebmkit.testing.laws import ALL, LAWS, BrokenLaw, Cases, Law
+from ebmkit.testing.laws import ALL, LAWS, BrokenLaw, Cases, Law, NotAsked
 from ebmkit.testing.subject import Subject
 
 Status = Literal["kept", "broken", "failed", "not asked"]
@@ -95,6 +95,8 @@ def tried(law: Law, subject: Subject, seed: int = 0) -> Outcome:
         if reason := law.applies(subject):
             return Outcome(law, "not asked", 0, reason)
         law.check(subject, cases)
+    except NotAsked as unasked:
+        return Outcome(law, "not asked", 0, str(unasked))
     except BrokenLaw as broken:
         return Outcome(law, "broken", cases.count, str(broken))
     except Exception as error:

@@ -12,7 +12,7 @@ import pytest
 
 import ebmkit.testing
 from ebmkit.errors import UnknownPartError, UserError
-from ebmkit.testing.laws import BrokenLaw, Cases, Law
+from ebmkit.testing.laws import BrokenLaw, Cases, Law, NotAsked
 from ebmkit.testing.reports import counted, laws_of, report, tried
 from ebmkit.testing.subject import Subject, subjects
 
@@ -84,6 +84,16 @@ def test_a_law_that_cannot_say_whether_it_applies_has_failed() -> None:
 
     outcome = tried(one_of(lambda *_: None, applies), SUBJECT)
     assert (outcome.status, outcome.reason) == ("failed", "LookupError: no such")
+
+
+def test_a_law_may_turn_out_not_to_be_one_that_can_be_asked_here() -> None:
+    def check(subject: Subject, cases: Cases) -> None:
+        with cases.case("one"):
+            raise NotAsked("no compiler")
+
+    found = report(SUBJECT, [one_of(check)])
+    assert (found.outcomes[0].status, found.outcomes[0].reason) == ("not asked", "no compiler")
+    assert not found.good
 
 
 def test_what_cannot_be_made_breaks_no_law_but_is_told() -> None:

@@ -18,7 +18,7 @@ from ebmkit.errors import (
     out_of_memory,
 )
 from ebmkit.parameters import REQUIRED, parameters
-from ebmkit.plan import FROM_DATA, Call, Planner, Shared, lacks
+from ebmkit.plan import FROM_DATA, Call, Planner, Shared, unfit
 from ebmkit.registry import registry
 from ebmkit.sections import TABLES
 from ebmkit.spec import Spec
@@ -96,20 +96,17 @@ class Builder:
                 )
                 return None
             owner = call.component
-            whose = f"{owner.kind} {owner.name!r} of {owner.distribution}" if owner else call.path
-            raise BrokenPluginError(
-                f"{whose} failed while it was built: {type(error).__name__}: {error}"
-            ) from error
+            what = f"failed while it was built: {type(error).__name__}: {error}"
+            said = owner.broken(what) if owner else f"{call.path} {what}"
+            raise BrokenPluginError(said) from error
         return None
 
     def _refused(self, call: Call, error: Exception) -> None:
         self.problems.append(Problem(*at_field(call.path, str(error), parameters(call.factory))))
 
     def _checked(self, call: Call, part: Any) -> Any:
-        if call.component is not None and (missing := lacks(call.kind, part)):
-            owner = call.component
-            what = f"{owner.target} makes a {type(part).__name__}, which lacks {missing}"
-            raise BrokenPluginError(owner.broken(f"is no {owner.kind}: {what}"))
+        if call.component is not None and (wrong := unfit(call.component, part)):
+            raise BrokenPluginError(wrong)
         return part
 
     def _spread(self, call: Call, arguments: dict[str, Any]) -> None:

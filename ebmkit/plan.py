@@ -270,9 +270,17 @@ def lacks(kind: str, value: Any) -> str:
     )
 
 
+def unfit(component: Component, made: Any) -> str:
+    """Why what a component has made is of another kind; empty where it is of its own."""
+    missing = lacks(component.kind, made)
+    what = (
+        f"{component.target} makes an object of type {type(made).__name__}, which lacks {missing}"
+    )
+    return component.broken(f"is no {component.kind}: {what}") if missing else ""
+
+
 def misfit(component: Component, part: Any) -> str:
-    """Why what a component leads to makes no part of its kind, as far as that can be told before it is
-    made; empty where nothing is wrong."""
+    """Why what a component leads to makes no part of its kind, as far as can be told before."""
     if component.kind == "hook":
         return ""
     if not callable(part):
@@ -289,6 +297,5 @@ def misfit(component: Component, part: Any) -> str:
     missing = [n for n in wanted if not any(n in vars(base) for base in part.__mro__)]
     if not missing or any("__getattr__" in vars(base) for base in part.__mro__):
         return ""
-    return component.broken(
-        f"is no {component.kind}: {component.target} lacks {', '.join(missing)}"
-    )
+    what = f"is no {component.kind}: {component.target} lacks {', '.join(missing)}"
+    return component.broken(what)

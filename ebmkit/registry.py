@@ -229,7 +229,8 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
         except (KeyError, ValueError, AttributeError, TypeError) as error:
             # Where the metadata fail, the folder that holds them is all that says whose they are.
             place = getattr(distribution, "_path", "a distribution without a folder")
-            unreadable.append(f"{place}: {type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {error}"
+            unreadable.append(f"{place}: {said}; reinstall or uninstall the distribution")
             continue
         if normalised(name) in seen:
             continue  # an earlier path entry shadows this one, as it does for imports

@@ -102,7 +102,7 @@ def _chosen(found: Registry, names: tuple[str, ...], built_in: bool) -> list[Com
 
 def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """What became of each configuration of a part, as data and in words."""
-    from ebmkit.plan import misfit
+    from ebmkit.plan import misfit, unfit
     from ebmkit.testing import report, subjects
 
     head = f"{component.kind} {component.qualified}"
@@ -116,6 +116,8 @@ def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], 
         for subject in subjects(component.kind, part):
             # Parts that report to the terminal do so while they are tried.
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                if wrong := unfit(component, subject.make()):
+                    raise UserError(wrong)
                 tried = report(subject, seed=seed)
             yield document | _document(tried), list(tried.lines())
     except Exception as error:

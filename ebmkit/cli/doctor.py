@@ -77,8 +77,8 @@ def _problems(parts: list[Component], found: dict[Component, Trial]) -> Iterator
         elif component.status == "conflict":
             yield registry().clash(component.kind, component.name)
     yield from strangers({c.distribution for c in parts})
-    for trial in found.values():
-        yield from trial.said
+    for component, trial in found.items():
+        yield from (f"hook {component.qualified} says: {line}" for line in trial.said)
 
 
 def _costs(found: dict[Component, Trial]) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ KINDS = {
     ),
     "function": Kind(
         "def X():\n    return 3",
-        "is no sampler: foo_TAG:X makes a int, which lacks init, draw, step",
+        "is no sampler: foo_TAG:X makes an object of type int, which lacks init, draw, step",
     ),
     "leaving": Kind("import sys\nsys.exit(3)", _raised("SystemExit: 3")),
     "built-in": Kind(

@@ -10,6 +10,7 @@ import click
 
 from ebmkit.cli._imports import Trial, trials
 from ebmkit.cli._output import table
+from ebmkit.cli._problems import problems
 from ebmkit.cli._surroundings import devices, packages, strangers, variables
 from ebmkit.errors import PluginError
 from ebmkit.registry import Component, registry
@@ -31,21 +32,21 @@ def command(timing: bool, as_json: bool, timeout: float) -> int:
     """Import every plugin, each apart, and say what is wrong here; exit 0 where nothing is."""
     parts = list(registry().checked())
     tried = [c for c in parts if c.status in ("ok", "conflict") and c.kind != "recipe"]
-    problems = []
+    said = []
     try:
         found = dict(trials(tried, timeout))
     except PluginError as error:
-        found, problems = {}, [str(error)]
-    problems = list(dict.fromkeys([*problems, *_problems(parts, found)]))
+        found, said = {}, [str(error)]
+    said = list(dict.fromkeys([*said, *_problems(parts, found)]))
     parts = [_judged(component, found.get(component)) for component in parts]
     document: dict[str, Any] = {
-        "healthy": not problems,
+        "healthy": not said,
         "packages": packages(),
         "protocol": PROTOCOL,
         "devices": devices(),
         "environment": variables(),
         "parts": [component._asdict() for component in parts],
-        "problems": problems,
+        "problems": said,
     }
     if timing:
         document["imports"] = _costs(found)
@@ -53,7 +54,7 @@ def command(timing: bool, as_json: bool, timeout: float) -> int:
         click.echo(json.dumps(document, indent=2))
     else:
         _show(document)
-    return 1 if problems else 0
+    return 1 if said else 0
 
 
 def _judged(component: Component, trial: Trial | None) -> Component:
@@ -70,12 +71,7 @@ def _problems(parts: list[Component], found: dict[Component, Trial]) -> Iterator
         trial = found.get(component)
         if trial and trial.error:
             yield trial.error
-        if component.status == "broken":
-            yield component.broken(f"leads nowhere: {component.reason}")
-        elif component.status == "incompatible":
-            yield f"{component.whose} cannot be used: {component.reason}"
-        elif component.status == "conflict":
-            yield registry().clash(component.kind, component.name)
+        yield from problems([component])
     yield from strangers({c.distribution for c in parts})
     for component, trial in found.items():
         yield from (f"hook {component.qualified} says: {line}" for line in trial.said)
@@ -97,11 +93,11 @@ def _costs(found: dict[Component, Trial]) -> list[dict[str, Any]]:
 def _show(document: dict[str, Any]) -> None:
     table(["package", "version"], list(map(list, document["packages"].items())))
     click.echo(f"\nprotocol: {document['protocol']}")
-    click.echo(f"devices: {', '.join(document['devices'])}")
+    click.echo(f"devices: {', '.join(document['devices']) or 'none'}")
     for name, value in document["environment"].items():
         click.echo(f"environment: {name}={value}")
     click.echo()
-    columns = ["kind", "name", "distribution", "status", "reason"]
+    columns = ["kind", "name", "distribution", "version", "status", "reason"]
     table(columns, [[part[column] for column in columns] for part in document["parts"]])
     if "imports" in document:
         click.echo("\nwhat imports take beyond torch and ebmkit, each in a process of its own:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ebmkit.cli._output import notice, table
+from ebmkit.cli._problems import problems
 from ebmkit.registry import KINDS, registry
 from ebmkit.sources import summary
 
@@ -27,5 +28,7 @@ def command(kind: str | None, as_json: bool, in_full: bool) -> None:
         columns += ["target", "reason"]
         rows = [[*row, c.target, c.reason] for row, c in zip(rows, found, strict=True)]
     table(columns, rows)
+    for line in () if in_full else dict.fromkeys(problems(found)):
+        notice(line)
     for line in registry().unreadable:
         notice(f"a distribution's entry points cannot be read: {line}")

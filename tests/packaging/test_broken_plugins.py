@@ -179,6 +179,17 @@ def message(tag: str, text: str) -> str:
     )
 
 
+SEEN = {
+    message("module", "leads nowhere: there is no module foo_module"),
+    f"sampler 'langevin' is offered by {CORE} and foo-built-in 1.0; choose one by writing "
+    "'ebmkit-core:langevin' or 'foo-built-in:langevin'",
+    "sampler 'twin' is offered by foo-left 1.0 and foo-right 1.0; choose one by writing "
+    "'foo-left:twin' or 'foo-right:twin'",
+    f"sampler 'protocol' of foo-protocol 1.0 cannot be used: {SERVES}",
+}
+"""What is known of all of them without an import."""
+
+
 def write(tag: str, folder: Path) -> Path:
     """The package of a kind, ready to be built."""
     kind, module = KINDS[tag], f"foo_{tag.replace('-', '_')}"
@@ -338,6 +349,13 @@ def test_listing_of_all(everything: Path, tmp_path: Path) -> None:
         assert (row[4], row[7]) == (kind.status, kind.reason)
 
 
+def test_a_short_listing_notes_what_cannot_be_used(everything: Path, tmp_path: Path) -> None:
+    said = run([everything, "-m", "ebmkit", "list-plugins"], tmp_path)
+    notes = {line.removeprefix("note: ") for line in said.stderr.splitlines()}
+    assert notes == SEEN
+    assert len(notes) == len(said.stderr.splitlines())
+
+
 def test_use_in_a_pipeline(everything: Path, tmp_path: Path) -> None:
     names = [*RAISING, "langevin", "twin", "protocol"]
     files = {name: pipeline(tmp_path, name) for name in names}
@@ -419,21 +437,15 @@ def test_the_doctor_finds_all_of_them(everything: Path, tmp_path: Path) -> None:
     # What a function makes is known when it is called, and a hook plugin is not run.
     expected = {message(tag, KINDS[tag].message) for tag in RAISING if tag != "function"}
     expected -= {message("module", KINDS["module"].message)}
-    expected |= {
-        message("module", "leads nowhere: there is no module foo_module"),
+    expected |= SEEN | {
         message("hanging", "cannot be imported: its import took longer than 8 s"),
-        f"sampler 'langevin' is offered by {CORE} and foo-built-in 1.0; choose one by writing "
-        "'ebmkit-core:langevin' or 'foo-built-in:langevin'",
-        "sampler 'twin' is offered by foo-left 1.0 and foo-right 1.0; choose one by writing "
-        "'foo-left:twin' or 'foo-right:twin'",
-        f"sampler 'protocol' of foo-protocol 1.0 cannot be used: {SERVES}",
         "foo-stranger requires 'ebmkit', which is another project's distribution; its author should "
         "require 'ebmkit-core'",
     }
     assert set(found) == expected
     assert len(found) == len(expected)
     assert done.stdout.splitlines()[-1] == f"{len(expected)} problems"
-    states = {row[2]: row[3] for row in map(str.split, done.stdout.splitlines()) if len(row) > 3}
+    states = {row[2]: row[4] for row in map(str.split, done.stdout.splitlines()) if len(row) > 4}
     assert states["foo-hanging"] == "broken" and states["foo-hook"] == "ok"
 
 

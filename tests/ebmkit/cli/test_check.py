@@ -101,7 +101,7 @@ def test_what_cannot_be_checked_is_no_success(cli: Command, install: Any) -> Non
         "ebmkit.samplers": {"wrong": "foo_x:X"},
         "ebmkit.datasets": {"no-law": "foo_x:D"},
     }
-    text = TEXT + "\n\nclass D:\n    def draw(self, size, *, generator): ..."
+    text = TEXT + "\n\nclass D:\n    event_shape = 2,\n    def draw(self, size, *, generator): ..."
     install("foo-x", entries, {"foo_x.py": text})
     install("bar-x", {"ebmkit.losses": {"old": "bar_x:X"}}, requires=["ebmkit-core>=99"])
     said = cli("check")

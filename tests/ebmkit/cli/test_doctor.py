@@ -134,7 +134,7 @@ def test_as_text(cli: Command, install: Any) -> None:
     said = cli("doctor", "--timing")
     assert said.code == 1
     lines = said.out.splitlines()
-    assert f"sampler\tnumber\tfoo-number\tbroken\t{message('number')}" in lines
+    assert f"sampler\tnumber\tfoo-number\t1.0\tbroken\t{message('number')}" in lines
     assert f"problem: {message('number')}" in lines
     assert any(line.startswith("foo_number\tfoo-number\t") for line in lines)
     assert lines[-1] == "1 problem"

@@ -239,8 +239,9 @@ def needs_options(plugin: object) -> bool:
 
 
 def _remedy(name: str) -> str:
-    """What a user can do about a hook plugin. One that is installed is called ``dist:name``."""
-    switch = f", or switch it off with --no-plugin {name}" if name.count(":") == 1 else ""
+    """What a user can do about a hook plugin, which may be installed or an object of the caller's."""
+    installed = any(c.qualified == name for c in registry().of_kind("hook"))
+    switch = f", or switch it off with --no-plugin {name}" if installed else ""
     return f"; mend or update the plugin{switch}"
 
 

@@ -95,6 +95,14 @@ class Scaffold:
             raise UserError(f"--email: expected an address as name@example.org, got {self.email!r}")
 
     def _check_taken(self) -> None:
+        try:
+            version = importlib.metadata.version(self.name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+        else:
+            raise UserError(
+                f"a distribution {self.name!r} ({version}) is installed already; choose another name"
+            )
         owners = {c.name: c for c in registry().of_kind(self.kind)}
         if owner := owners.get(self.component):
             others = (f"{self.name}-{end}" for end in itertools.chain([self.kind], _numbers()))
@@ -103,14 +111,6 @@ class Scaffold:
                 f"{self.kind} {self.component!r} is offered by {owner.distribution} "
                 f"{owner.version} already, and pipelines that name it would have to say whose; "
                 f"choose another name, as {free!r}"
-            )
-        try:
-            version = importlib.metadata.version(self.name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-        else:
-            raise UserError(
-                f"a distribution {self.name!r} ({version}) is installed already; choose another name"
             )
         # The folder of a checkout below the present one is no module that a name would hide.
         found = importlib.util.find_spec(self.package)

@@ -39,11 +39,12 @@ def command(names: tuple[str, ...], built_in: bool, as_json: bool, seed: int) ->
     chosen = _chosen(registry(), names, built_in)
     documents, good = [], True
     for component in chosen:
+        head = f"{component.kind} {component.qualified}"
         if not as_json:
-            click.echo(f"{component.kind} {component.qualified}")
+            click.echo(head)  # at once: the laws take seconds to tens of them
         for document, lines in _checked(component, seed):
             good &= document["good"]
-            documents.append(document)
+            documents.append({"part": head, **document})
             if not as_json:
                 click.echo("\n".join(f"  {line}" for line in lines))
     if as_json:
@@ -101,12 +102,11 @@ def _chosen(found: Registry, names: tuple[str, ...], built_in: bool) -> list[Com
 
 
 def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """What became of each configuration of a part, as data and in words."""
+    """What becomes of each configuration of a part, as data and in words."""
     from ebmkit.plan import misfit, unfit
     from ebmkit.testing import report, subjects
 
-    head = f"{component.kind} {component.qualified}"
-    document = {"part": head, "configuration": {}, "good": False, "cases": 0, "laws": []}
+    document = {"configuration": {}, "good": False, "cases": 0, "laws": []}
     try:
         if component.status == "incompatible":
             raise UserError(component.reason)
@@ -119,7 +119,7 @@ def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], 
                 if wrong := unfit(component, subject.make()):
                     raise UserError(wrong)
                 tried = report(subject, seed=seed)
-            yield document | _document(tried), list(tried.lines())
+            yield document | _document(tried), [*tried.lines()]
     except Exception as error:
         said = str(error) if isinstance(error, EbmkitError) else f"{type(error).__name__}: {error}"
         yield document | {"reason": said}, [f"cannot be checked: {said}"]

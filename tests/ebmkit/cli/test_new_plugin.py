@@ -190,6 +190,15 @@ def test_a_name_of_an_installed_plugin_is_refused(
     assert said.code == 0, said.err
 
 
+def test_what_was_written_and_installed_is_not_written_again(
+    made: Callable[[str], Path], cli: Callable[..., Any]
+) -> None:
+    made("hook")
+    said = cli("new-plugin", "ebmkit-fresh-hook", "--kind", "hook")
+    assert said.code == 2
+    assert "a distribution 'ebmkit-fresh-hook' (0.1.0) is installed already" in said.err
+
+
 @pytest.mark.parametrize("there", ["a file", "an empty folder", "a link to nowhere"])
 def test_nothing_is_overwritten(there: str, tmp_path: Path, cli: Callable[..., Any]) -> None:
     place = tmp_path / "place"

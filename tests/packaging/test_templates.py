@@ -55,7 +55,7 @@ def test_they_are_listed_and_train(fresh: Fresh) -> None:
         assert line.startswith(f"{kind}\tfresh-{kind}\t{name}\t0.1.0\tok\t")
         pipeline = fresh.sources / name / "pipeline.toml"
         commands.append(["train", pipeline, "--out", kind, *OVERRIDES])
-    environment.ebmkit(*commands)
+    environment.ebmkit(*commands, timeout=900)
     for kind in SUMMARIES:
         spec = tomllib.loads((work / kind / "spec.toml").read_text(encoding="utf-8"))
         assert spec["parts"][f"{kind}:fresh-{kind}"] == f"ebmkit-fresh-{kind}==0.1.0"
@@ -76,7 +76,7 @@ def test_the_command_finds_that_they_keep_the_laws(fresh: Fresh) -> None:
 def test_their_own_tests_pass(kind: str, fresh: Fresh) -> None:
     tests = fresh.sources / f"ebmkit-fresh-{kind}" / "tests"
     words = ("-m", "pytest", "-v", "-p", "no:cacheprovider", tests)
-    said = fresh.environment.run(*words, timeout=600)
+    said = fresh.environment.run(*words, timeout=1200)
     assert len(re.findall(rf"test_ebmkit_fresh_{kind}\.py::test_it\[.* PASSED", said)) > 5, said
 
 

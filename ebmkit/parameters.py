@@ -104,10 +104,10 @@ def without_protocols(kind: Any) -> Any:
 
 
 def holds_data(kind: Any) -> bool:
-    """Whether a type is of plain values alone, as numbers, words and lists of them."""
+    """Whether a type is of plain values alone, as numbers, words, paths and lists of them."""
     if get_origin(kind) in (Union, types.UnionType, list, tuple):
         return all(holds_data(m) for m in get_args(kind) if m is not Ellipsis)
-    return get_origin(kind) is Literal or kind in (bool, int, float, str, type(None))
+    return get_origin(kind) is Literal or kind in (bool, int, float, str, Path, type(None))
 
 
 def structure(value: Any, kind: Any) -> tuple[Any, list[tuple[str, str]]]:

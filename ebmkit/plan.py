@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from ebmkit.errors import BrokenPluginError, Problem, UnknownPartError, UserError, did_you_mean
@@ -77,6 +78,8 @@ def resolved(value: Any) -> Any:
         return {key: resolved(item) for key, item in value.items() if item is not None}
     if isinstance(value, str | bool | int | float):
         return value
+    if isinstance(value, Path):
+        return str(value)
     return f"<{type(value).__name__}>"
 
 

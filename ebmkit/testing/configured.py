@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def plain(value: Any) -> bool:
         return all(plain(item) for item in value.values())
     if isinstance(value, list | tuple):
         return all(plain(item) for item in value)
-    return value is None or isinstance(value, bool | int | float | str)
+    return value is None or isinstance(value, bool | int | float | str | Path)
 
 
 def composed(

@@ -124,7 +124,7 @@ def _everywhere(dataset: Any, points: Tensor) -> Integral:
     if len(points) < _FEW:
         density, high = stretched(density), torch.full_like(high, 9.0)
         low = -high
-    return integral(density, low, high, cells=24, error=1e-3, most=400_000)
+    return integral(density, low, high, cells=16, error=1e-3, most=400_000)
 
 
 @law(

@@ -100,30 +100,32 @@ def gradient_is_of_the_energy(subject: Subject, cases: Cases) -> None:
     each(subject, cases, check)
 
 
-def _along(
-    model: nn.Module, value: Callable[[], Tensor], directions: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """The derivative of a value along directions of parameters: by autograd, and by differences."""
+def _slopes(model: nn.Module, value: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """The derivative of a value in each parameter, by autograd."""
     weights = dict(_weights(model))
-    names = list(directions)
     try:
-        slopes = torch.autograd.grad(value(), [weights[n] for n in names], allow_unused=True)
+        slopes = torch.autograd.grad(value(), list(weights.values()), allow_unused=True)
     except RuntimeError as error:
         raise BrokenLaw(f"it cannot be differentiated in its parameters: {error}") from error
-    found = torch.zeros((), dtype=torch.float64)
-    for name, slope in zip(names, slopes, strict=True):
-        if slope is not None:
-            found = found + (slope * directions[name]).sum()
+    return {
+        name: torch.zeros_like(weight) if slope is None else slope
+        for (name, weight), slope in zip(weights.items(), slopes, strict=True)
+    }
+
+
+def _along(model: nn.Module, value: Callable[[], Tensor], directions: dict[str, Tensor]) -> Tensor:
+    """The derivative of a value along directions of parameters, by differences."""
+    weights = dict(_weights(model))
     ends = []
     for step in (_STEP, -2 * _STEP):
         with torch.no_grad():
-            for name in names:
-                weights[name].add_(directions[name], alpha=step)
+            for name, direction in directions.items():
+                weights[name].add_(direction, alpha=step)
         ends.append(value().detach())
     with torch.no_grad():
-        for name in names:
-            weights[name].add_(directions[name], alpha=_STEP)
-    return found.detach(), (ends[0] - ends[1]) / (2 * _STEP)
+        for name, direction in directions.items():
+            weights[name].add_(direction, alpha=_STEP)
+    return (ends[0] - ends[1]) / (2 * _STEP)
 
 
 def _drawn(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -146,13 +148,18 @@ def parameters_are_trained(subject: Subject, cases: Cases) -> None:
         energy = bound(model, batch, seed)
         weights = reference.normal(batch, seed=seed + 3)
         with evaluating(model):
+
+            def value() -> Tensor:
+                total: Tensor = (weights * energy(x)).sum()
+                return total
+
+            slopes = _slopes(model, value)
             for name, direction in _drawn(model, seed).items():
-                found, expected = _along(
-                    model, lambda: (weights * energy(x)).sum(), {name: direction}
-                )
+                with torch.no_grad():
+                    expected = _along(model, value, {name: direction})
                 agree(
                     cases,
-                    found,
+                    (slopes[name] * direction).sum(),
                     expected,
                     _ALLOWED,
                     f"the derivative in {name}, and what differences give",
@@ -197,7 +204,10 @@ def second_derivatives_right(subject: Subject, cases: Cases) -> None:
                     # No parameter may have a say in it, as where the energy is linear in them.
                     return total + sum(0 * value.sum() for _, value in _weights(model))
 
-                found, expected = _along(model, squares, _drawn(model, seed))
+                directions = _drawn(model, seed)
+                slopes = _slopes(model, squares)
+                found = torch.stack([(slopes[n] * d).sum() for n, d in directions.items()]).sum()
+                expected = _along(model, squares, directions)
                 said = "the derivative of ‖∇E‖² in the parameters, and what differences give"
                 agree(cases, found, expected, _ALLOWED, said)
 

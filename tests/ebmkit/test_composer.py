@@ -19,6 +19,7 @@ from ebmkit.composer import load_spec
 from ebmkit.devices import find_device
 from ebmkit.errors import BrokenPluginError, DeviceError
 from ebmkit.hooks import Hooks
+from ebmkit.plan import resolved
 from ebmkit.seeds import stream
 
 ROWS = torch.linspace(-1, 1, 400).reshape(200, 2)
@@ -274,6 +275,11 @@ def test_defaults_are_in_the_resolved_tables(small: Any) -> None:
     assert tables["model"]["activation"] == "silu"
     assert tables["loss"]["sampler"] == "@sampler"
     assert tables["parts"]["loss:cd"].startswith("ebmkit-core==")
+
+
+def test_paths_are_strings_in_the_resolved_tables() -> None:
+    said = resolved({"path": Path("a") / "b", "more": (Path("c"), 1.0)})
+    assert said == {"path": str(Path("a") / "b"), "more": ["c", 1.0]}
 
 
 class Counting(nn.Module):

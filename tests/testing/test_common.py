@@ -80,6 +80,26 @@ class Untyped:
 
 
 @attrs.frozen
+class Filed(Points):
+    """Normal points."""
+
+    path: Path = field(default=Path("rows.csv"), metadata=doc("a file"))
+    others: list[Path] = field(factory=lambda: [Path("a"), Path("b/c")], metadata=doc("more files"))
+    log: Path | None = field(default=None, metadata=doc("a file to write; none for none"))
+
+
+@attrs.frozen
+class Moved(Points):
+    """Normal points."""
+
+    path: Path = field(
+        default=Path("rows.csv"),
+        converter=lambda value: Path("folder") / value,
+        metadata=doc("a file"),
+    )
+
+
+@attrs.frozen
 class AcceptsNaN(Points):
     """Normal points."""
 
@@ -231,6 +251,7 @@ MUTANTS: list[tuple[str, Any, str, str]] = [
     ("dataset", NamesNoField, "wrong-values-refused", "that names scale"),
     ("dataset", Fails, "wrong-values-refused", "got ZeroDivisionError"),
     ("dataset", Halves, "configuration-round-trip", "scale: expected 0.5"),
+    ("dataset", Moved, "configuration-round-trip", "path: expected "),
     ("dataset", Cannot, "pickles", "expected it to be pickled"),
     ("dataset", Forgets(2.0), "pickles", "scale: expected 2.0"),
     ("dataset", OfTorch, GENERATOR, "torch's global generator"),
@@ -286,6 +307,8 @@ def test_live_parts_are_handed_on() -> None:
     [
         ("dataset", Points),
         ("dataset", Points(2.0, 50)),
+        ("dataset", Filed),
+        ("dataset", Filed(path=Path("x"), log=Path("y"))),
         ("sampler", reference.RandomWalk),
         ("loss", Contrast),
         ("scheduler", reference.Constant),

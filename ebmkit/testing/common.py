@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebmkit.plan import resolved
+from ebmkit.sources import find_module
 from ebmkit.testing.configured import configuration, made
 from ebmkit.testing.fresh import (
     effects_of_import,
@@ -25,12 +27,6 @@ from ebmkit.testing.using import numbers, used
 DTYPES = (torch.float32, torch.float64)
 CLOSE = 1e-5
 """How far numbers of another process may be off, of float32: kernels may add in another order."""
-
-
-@cache
-def _effects(module: str) -> tuple[bool, Any]:
-    """Of a module once, however many parts and configurations it has."""
-    return in_fresh_process(effects_of_import, module)
 
 
 def _unimportable(subject: Subject) -> str:
@@ -54,9 +50,18 @@ def importing_changes_nothing(subject: Subject, cases: Cases) -> None:
     change themselves."""
     module = subject.type.__module__
     with cases.case(f"import {module}"):
-        good, found = _effects(module)
+        origin = Path(str(getattr(find_module(module), "origin", None)))
+        written = origin.stat().st_mtime_ns if origin.is_file() else 0
+        good, found = _effects(module, origin, written)
         cases.expect(good, f"expected {module} to be imported in a fresh process, got {found}")
         cases.expect(not found, f"expected to find all as it was, got {'; '.join(found)}")
+
+
+@functools.cache
+def _effects(module: str, origin: Path, written: int) -> tuple[bool, Any]:  # noqa: ARG001
+    """What an import in a fresh process told: once, for all configurations of a module's parts, as
+    long as its file stays as it is."""
+    return in_fresh_process(effects_of_import, module)
 
 
 @law(

@@ -305,7 +305,8 @@ class PlainDenoising(Plain):
         with torch.enable_grad():
             x = (batch.x + noise).detach().requires_grad_()
             told = ebmkit.bind(model, batch.condition)
-            if ebmkit.offered(model, "noise_conditional"):
+            # A wrapper shows no attribute of the model inside it.
+            if getattr(getattr(model, "module", model), "noise_conditional", False):
                 told = functools.partial(told, noise_level=draws.sigma)
             off = self.score(told, x) - self.target(noise)
             return off.square().flatten(1).sum(1).mean() / 2, {}

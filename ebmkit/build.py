@@ -17,8 +17,9 @@ from ebmkit.errors import (
     at_field,
     out_of_memory,
 )
+from ebmkit.fitness import unfit
 from ebmkit.parameters import REQUIRED, parameters
-from ebmkit.plan import FROM_DATA, Call, Planner, Shared, unfit
+from ebmkit.plan import FROM_DATA, Call, Planner, Shared
 from ebmkit.registry import registry
 from ebmkit.sections import TABLES
 from ebmkit.spec import Spec

@@ -122,8 +122,8 @@ def _forked(component: Component, seconds: float) -> Trial:
 
 
 def _tried(component: Component) -> Trial:
+    from ebmkit.fitness import misfit
     from ebmkit.hooks import Hooks, needs_options
-    from ebmkit.plan import misfit
 
     began = time.perf_counter()
     try:

@@ -103,7 +103,7 @@ def _chosen(found: Registry, names: tuple[str, ...], built_in: bool) -> list[Com
 
 def _checked(component: Component, seed: int) -> Iterator[tuple[dict[str, Any], list[str]]]:
     """What becomes of each configuration of a part, as data and in words."""
-    from ebmkit.plan import misfit, unfit
+    from ebmkit.fitness import misfit, unfit
     from ebmkit.testing import report, subjects
 
     document = {"configuration": {}, "good": False, "cases": 0, "laws": []}

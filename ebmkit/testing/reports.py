@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
-from ebmkit.errors import UnknownPartError, did_you_mean
+from ebmkit.errors import UnknownPartError, UserError, did_you_mean
 from ebmkit.testing.laws import ALL, LAWS, BrokenLaw, Cases, Law, NotAsked
 from ebmkit.testing.subject import Subject
 
@@ -102,7 +102,9 @@ def tried(law: Law, subject: Subject, seed: int = 0) -> Outcome:
     except Exception as error:
         where = f" (case: {cases.label})" if cases.label else ""
         said = f"{type(error).__name__}: {error}{where}"
-        return Outcome(law, "failed", cases.count, said, traceback.format_exc())
+        # What is said on purpose says all.
+        raised = "" if isinstance(error, UserError) else traceback.format_exc()
+        return Outcome(law, "failed", cases.count, said, raised)
     if not cases.count:
         return Outcome(law, "failed", 0, "the law tried nothing, which is a fault of the kit")
     return Outcome(law, "kept", cases.count)

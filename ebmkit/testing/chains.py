@@ -1,9 +1,8 @@
-"""Samplers of many chains: each for itself, drawn ahead, scheduled, compiled."""
+"""Samplers of many chains: each for itself, drawn ahead, scheduled."""
 
 from __future__ import annotations
 
 import math
-import warnings
 from operator import itemgetter
 from typing import Any
 
@@ -28,7 +27,7 @@ from ebmkit.testing.walks import (
     walked,
 )
 
-REPEATS, TOGETHER = 60, 50
+REPEATS, TOGETHER = 20, 50
 """Runs of so many chains that start at one point, by which common noise is found."""
 
 
@@ -213,50 +212,3 @@ def parameters_may_be_tensors(subject: Subject, cases: Cases) -> None:
             )
 
     over(cases, 8, check, shape=event_shapes(subject), dtype=DTYPES, of=DTYPES)
-
-
-def _traceable(subject: Subject) -> str:
-    if said := unsuited(subject):
-        return said
-    if getattr(subject.make(), "traceable", True) is False:
-        return "it says by traceable = False that its steps cannot be traced"
-    return ""
-
-
-@law(
-    "sampler",
-    why="Whether chains are compiled is decided by what pays, and must not change what comes out.",
-    means="samples depend on how they are computed, or chains are slow with a warning",
-    applies=_traceable,
-)
-def compiled_steps_are_eager_ones(subject: Subject, cases: Cases) -> None:
-    from ebmkit.chains import sample
-    from ebmkit.chains.conduct import CompileChains
-    from ebmkit.lowering import CompileWarning
-
-    shape = event_shapes(subject)[0]
-    energy = landscape(shape, torch.float64)
-    x = starts(subject, 6, shape, torch.float64, cases.seed)
-    how: tuple[CompileChains, ...] = ("off", "step")
-    with cases.case(f"4 steps of 6 chains of shape {shape}"):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", CompileWarning)
-            ends = [
-                sample(
-                    subject.make(),
-                    energy,
-                    x,
-                    steps=4,
-                    generator=reference.generator(cases.seed),
-                    compile=compile,
-                )
-                for compile in how  # noqa: A001
-            ]
-        said = [str(w.message) for w in caught if issubclass(w.category, CompileWarning)]
-        cases.expect(
-            not said, f"{'; '.join(said)}; a sampler that cannot be traced says traceable = False"
-        )
-        off = float((ends[0] - ends[1]).abs().max())
-        cases.expect(
-            off < 1e-6, f"compiled chains are {off:.3g} away from eager ones after 4 steps"
-        )

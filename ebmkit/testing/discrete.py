@@ -20,7 +20,7 @@ from ebmkit.testing.subject import Subject
 
 DEVIATION = 5.612
 """Of a standard normal number, beyond which it is on that side with probability FALSE_ALARM."""
-STEPS = (1, 4)
+STEPS = (1, 8)
 """After so many of which states are counted."""
 
 
@@ -191,6 +191,28 @@ def states_of_no_probability_are_never_entered(subject: Subject, cases: Cases) -
     with cases.case(f"2 of {len(target.states)} states of energy inf, {len(x)} chains"):
         *_, after = moved(subject.make(), target, x, 4, cases.seed + 1)
         counted(cases, target, after, "after 4 steps from exact draws")
+
+
+@law(
+    "sampler",
+    why="Averages over chains are those of p(x) only if each chain can come to every state.",
+    means="samples keep for ever something of what their chains began with",
+    applies=_unclaimed,
+)
+def every_state_is_reached(subject: Subject, cases: Cases) -> None:
+    for name, target in _targets(subject, 10 * cases.seed):
+        # Of which at least 1000 are expected, were all visits exact draws.
+        likely = target.probabilities > 1e-2
+        begin = target.states[target.probabilities.argmax()].view(1, *target.event_shape)
+        x = begin.expand(2000, *target.event_shape).clone()
+        seen = torch.zeros_like(likely)
+        with cases.case(f"{name}, {len(x)} chains from the likeliest state"):
+            for after in moved(subject.make(), target, x, 50, cases.seed + 1):
+                seen |= target.counts(after)[0] > 0
+                if bool(seen[likely].all()):
+                    break
+            missing = target.states[likely & ~seen].int().tolist()
+            cases.expect(not missing, f"in 50 steps no chain came to {missing}")
 
 
 @law(

@@ -4,6 +4,7 @@ from ebmkit.testing import (  # noqa: F401
     balance,
     chains,
     common,
+    compiled,
     configured,
     consistency,
     datasets,

@@ -115,7 +115,7 @@ class Nothing(NamedTuple):
 
 @attrs.frozen
 class Contrast:
-    """Mean softplus(E(x) − E(2z)), x points and z standard normal: trains, and draws no chains."""
+    """Mean softplus(E(x) − E(2z)), z standard normal: trains a model, and draws no chains."""
 
     def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> Nothing:  # noqa: ARG002
         return Nothing()

@@ -150,6 +150,8 @@ def _sampler(
     energy = Conditioned(tuple(x.shape[1:]), discrete=discrete, categories=categories).to(dtype)
     state = frozen(energy, lambda: sampler.init(energy, x))
     noise = sampler.draw(state, generator=generator)
+    # In one step all chains may refuse what they were proposed, at one seed as at another.
+    yield from tensors(noise)
     given = values_at(sampler, STEPS, 0)(0)
     yield from tensors(frozen(energy, partial(sampler.step, energy, state, noise, **given)))
 

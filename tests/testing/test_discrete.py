@@ -192,13 +192,71 @@ class OffSweep(Gibbs):
         return super().step(energy, state, noise * 0.96)
 
 
+class SkipsTheLast(Gibbs):
+    """Never draws the last variable; what it draws it draws rightly."""
+
+    def step(self, energy: Any, state: Any, noise: Any) -> Any:
+        after, metrics = super().step(energy, state, noise)
+        return after._replace(x=torch.cat([after.x[:, :-1], state.x[:, -1:]], 1)), metrics
+
+
+class HalfCoupled(Gibbs):
+    """Takes half of the coupling: of each pair of variables only one energy difference in two."""
+
+    def step(self, energy: Any, state: Any, noise: Any) -> Any:
+        if hasattr(energy, "sweep"):
+            return super().step(energy, state, noise)
+
+        def half(x: Any) -> Any:
+            alone = sum(energy(x * one) for one in torch.eye(x[0].numel()).view(-1, *x.shape[1:]))
+            return (energy(x) + alone) / 2
+
+        return super().step(half, state, noise)
+
+    def check(self, energy: Any) -> None:
+        Flips().check(energy)
+
+
+class SharedNumbers(Gibbs):
+    """All variables are drawn by the same number."""
+
+    def step(self, energy: Any, state: Any, noise: Any) -> Any:
+        return super().step(energy, state, noise[:, :1].expand_as(noise))
+
+
+class WithoutProposals(GibbsWithGradients):
+    """Accepts by energies alone, though its proposals are not symmetric."""
+
+    def step(self, energy: Any, state: Any, noise: Any) -> Any:
+        proposed, metrics = super().step(energy, state, noise._replace(uniform=0 * noise.uniform))
+        accepted = noise.uniform.log() < state.energy - proposed.energy
+        return type(state)(
+            *(
+                torch.where(accepted.view(-1, *[1] * (old.ndim - 1)), new, old)
+                for new, old in zip(proposed, state, strict=True)
+            )
+        ), metrics
+
+
+class SwapsAlways(ParallelTempering):
+    """Exchanges replicas whatever the energies are."""
+
+    def _differences(self, *arguments: Any) -> Tensor:
+        return 0 * super()._differences(*arguments)
+
+
 BROKEN = [
-    (Flips(heat=1.1), "frequencies-are-those-of-all-states"),
+    (Flips(heat=1.3), "frequencies-are-those-of-all-states"),
     (AllAccepted(), "frequencies-are-those-of-all-states"),
     (AllAccepted(), "states-of-no-probability-are-never-entered"),
     (AllAtOnce(), "frequencies-are-those-of-all-states"),
     (OffSweep(), "frequencies-are-those-of-all-states"),
     (OffSweep(categories=3), "frequencies-are-those-of-all-states"),
+    (SkipsTheLast(), "every-state-is-reached"),
+    (HalfCoupled(), "frequencies-are-those-of-all-states"),
+    (SharedNumbers(), "frequencies-are-those-of-all-states"),
+    (WithoutProposals(), "frequencies-are-those-of-all-states"),
+    (SwapsAlways(Gibbs(), n_replicas=2), "frequencies-are-those-of-all-states"),
     (TwoHot(categories=3), "states-stay-states"),
     (Between(), "states-stay-states"),
 ]

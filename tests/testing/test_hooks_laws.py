@@ -18,7 +18,7 @@ from ebmkit_stopping.early_stopping import EarlyStopping
 from ebmkit import Run, hookimpl
 from ebmkit.errors import HookError
 from ebmkit.hooks import Hooks
-from ebmkit.testing import Subject, hooks, report
+from ebmkit.testing import Subject, hooks, reference, report
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reports import laws_of
 
@@ -56,7 +56,7 @@ GOOD = [
     Counting,
     MetricsWriter,
     Progress,
-    EarlyStopping(loss=hooks.Contrast(), patience=1, every=1),
+    EarlyStopping(loss=reference.Contrast(), patience=1, every=1),
 ]
 
 
@@ -181,6 +181,41 @@ class FailsAfterErrors:
             raise ValueError("ended badly")
 
 
+class NeedsAnEvaluation:
+    """Counts on being told of an evaluation before the run ends."""
+
+    def __init__(self) -> None:
+        self.evaluated = False
+
+    @hookimpl
+    def evaluation_done(self) -> None:
+        self.evaluated = True
+
+    @hookimpl
+    def run_end(self) -> None:
+        assert self.evaluated
+
+
+class NeedsAStart:
+    """Counts on a start since its state was loaded, which comes before it."""
+
+    def __init__(self) -> None:
+        self.seen: int | None = None
+
+    @hookimpl
+    def run_start(self) -> None:
+        self.seen = 0
+
+    @hookimpl
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        assert self.seen is None
+        self.seen = state["seen"]
+
+    @hookimpl
+    def save_state(self) -> Mapping[str, Any]:
+        return {"seen": self.seen}
+
+
 class FailsAfterDiagnoses:
     """Expects what no diagnosis promises."""
 
@@ -243,6 +278,8 @@ BROKEN = [
     (Doubling, "global-state-is-left-alone"),
     (NeedsADirectory, "runs-go-through"),
     (FailsAfterErrors, "runs-go-through"),
+    (NeedsAnEvaluation, "runs-go-through"),
+    (NeedsAStart, "state-comes-back"),
     (FailsAfterDiagnoses, "runs-go-through"),
     (KeepsSets, "state-comes-back"),
     (Forgets, "state-comes-back"),

@@ -84,8 +84,8 @@ class Sampler(Protocol):
     and whatever else the state holds must then need no start of its own. One whose steps cannot
     be traced into a graph says ``traceable = False``, and they run eagerly.
 
-    What the conformance kit asks of a sampler: that many steps from exact draws of p(x) leave them
-    so. One that is biased by design says how: ``bias_order = k`` where halving its ``step_size`` divides
+    What the conformance kit asks of a sampler: steps from exact draws of p(x) leave them such draws.
+    One that is biased by design says how: ``bias_order = k`` where halving its ``step_size`` divides
     the bias by 2^k. One that samples nothing, as a descent, says ``stationary = False``. One of which
     a step from ``init`` at draws of p(x) is as likely as the step back says ``reversible = True``.
     """

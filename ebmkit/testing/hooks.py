@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import io
 import json
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +104,8 @@ def ran(
     plugins = {"kit:watching": watching} | ({NAME: hook} if hook is not None else {})
     plugins |= {f"kit:{number}": other for number, other in enumerate(others)}
     try:
-        made.fit(out=out, hooks=Hooks(plugins))
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            made.fit(out=out, hooks=Hooks(plugins))
     except HookError as error:
         if NAME not in str(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar, NamedTuple
 
 import attrs
@@ -20,6 +21,8 @@ from ebmkit_langevin.underdamped import UnderdampedLangevin
 from ebmkit_tempering.parallel_tempering import ParallelTempering
 from torch import Tensor
 
+from ebmkit.chains import sample
+from ebmkit.lowering import CompileWarning
 from ebmkit.testing import Subject, balance, chains, compiled, report, samplers
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reference import RandomWalk, Walk, WalkNoise
@@ -69,6 +72,32 @@ def test_at_every_seed(seed: int) -> None:
 def test_a_compiled_step_is_an_eager_one() -> None:
     found = report(Subject("sampler", RandomWalk()), laws(SLOW))
     assert found.good, "\n".join(found.lines())
+
+
+def test_a_machine_without_a_compiler_is_not_the_samplers_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def uncompiled(*arguments: Any, compile: str, **more: Any) -> Any:  # noqa: A002
+        if compile != "off":
+            warnings.warn("there is no compiler", CompileWarning, stacklevel=2)
+        return sample(*arguments, compile="off", **more)
+
+    monkeypatch.setattr(compiled, "sample", uncompiled)
+    (outcome,) = report(Subject("sampler", RandomWalk()), laws(SLOW)).outcomes
+    assert outcome.status == "not asked", outcome.reason
+    assert outcome.reason == "no chains can be compiled here: there is no compiler"
+
+
+def test_a_sampler_that_alone_cannot_be_compiled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncompiled(sampler: Any, *arguments: Any, compile: str, **more: Any) -> Any:  # noqa: A002
+        if compile != "off" and type(sampler) is InPlace:
+            warnings.warn("it cannot be", CompileWarning, stacklevel=2)
+        return sample(RandomWalk(), *arguments, compile="off", **more)
+
+    monkeypatch.setattr(compiled, "sample", uncompiled)
+    monkeypatch.setattr(compiled, "_traced", lambda *_: False)
+    (outcome,) = report(Subject("sampler", InPlace()), laws(SLOW)).outcomes
+    assert outcome.status == "broken" and "it cannot be; a sampler that" in outcome.reason
 
 
 class InPlace(RandomWalk):

@@ -75,7 +75,12 @@ class RandomWalk:
 
 
 class Network(nn.Module):
-    """A small smooth energy with parameters: tanh units above a wide Gaussian."""
+    """A small smooth energy with parameters: tanh units above a wide Gaussian.
+
+    E(x) = a · tanh(W x + b) + ‖x‖² / 8, times 1 + y / 4 where a condition y (batch,) is told
+
+    x (batch, *event) of shape ``event_shape``; ``hidden`` units; W, b and a are drawn from ``seed``.
+    """
 
     def __init__(self, event_shape: tuple[int, ...], hidden: int = 5, seed: int = 0) -> None:
         super().__init__()

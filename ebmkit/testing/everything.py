@@ -1,22 +1,14 @@
 """All laws: importing this declares them."""
 
-from ebmkit.testing import (  # noqa: F401
+from ebmkit.testing import common, configured, hooks, schedulers  # noqa: F401
+from ebmkit.testing.datasets import densities, draws  # noqa: F401
+from ebmkit.testing.losses import consistency, training, values  # noqa: F401
+from ebmkit.testing.models import derivatives, normalisers, rows  # noqa: F401
+from ebmkit.testing.samplers import (  # noqa: F401
     balance,
     chains,
-    common,
     compiled,
-    configured,
-    consistency,
-    datasets,
-    densities,
-    derivatives,
     discrete,
-    hooks,
-    losses,
-    losses_in_training,
-    models,
-    normalisers,
-    samplers,
-    schedulers,
     stationary,
+    steps,
 )

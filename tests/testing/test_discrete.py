@@ -12,10 +12,11 @@ from ebmkit_gibbs.gibbs_with_gradients import GibbsWithGradients
 from ebmkit_tempering.parallel_tempering import ParallelTempering
 from torch import Tensor
 
-from ebmkit.testing import Subject, discrete, report
-from ebmkit.testing.discrete import Coupled, Swept, most
+from ebmkit.testing import Subject, report
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reports import laws_of
+from ebmkit.testing.samplers import discrete
+from ebmkit.testing.samplers.discrete import Coupled, Swept, most
 
 
 def laws(*names: str) -> list[Law]:

@@ -19,10 +19,11 @@ from ebmkit_tempering.parallel_tempering import ParallelTempering
 from torch import Tensor
 
 from ebmkit import energy_and_gradient, log_uniform
-from ebmkit.testing import Subject, balance, report, stationary
+from ebmkit.testing import Subject, report
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reference import RandomWalk, Walk
 from ebmkit.testing.reports import laws_of
+from ebmkit.testing.samplers import balance, stationary
 
 OURS = {balance.__name__, stationary.__name__}
 INVARIANT, BIAS, BALANCE = "target-invariant", "bias-shrinks-as-it-says", "in-detailed-balance"

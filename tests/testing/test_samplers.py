@@ -23,12 +23,13 @@ from torch import Tensor
 
 from ebmkit.chains import sample
 from ebmkit.lowering import CompileWarning
-from ebmkit.testing import Subject, balance, chains, compiled, report, samplers
+from ebmkit.testing import Subject, report
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reference import RandomWalk, Walk, WalkNoise
 from ebmkit.testing.reports import laws_of
+from ebmkit.testing.samplers import balance, chains, compiled, steps
 
-OURS = {m.__name__ for m in (balance, chains, compiled, samplers)}
+OURS = {m.__name__ for m in (balance, chains, compiled, steps)}
 SLOW = "compiled-steps-are-eager-ones"
 
 

@@ -10,9 +10,8 @@ import torch
 
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.stationary import DEVIATIONS, FALSE_ALARM, keywords
-from ebmkit.testing.subject import Subject
-from ebmkit.testing.walks import (
+from ebmkit.testing.samplers.stationary import DEVIATIONS, FALSE_ALARM, keywords
+from ebmkit.testing.samplers.walks import (
     DTYPES,
     begun,
     event_shapes,
@@ -26,6 +25,7 @@ from ebmkit.testing.walks import (
     unsuited,
     walked,
 )
+from ebmkit.testing.subject import Subject
 
 REPEATS, TOGETHER = 20, 50
 """Runs of so many chains that start at one point, by which common noise is found."""

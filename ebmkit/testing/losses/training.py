@@ -16,9 +16,7 @@ from ebmkit import checkpoint
 from ebmkit.objectives import Objective
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.losses import ROWS, network
-from ebmkit.testing.subject import Subject
-from ebmkit.testing.trainees import (
+from ebmkit.testing.losses.trainees import (
     Noisy,
     Normed,
     batch_of,
@@ -30,6 +28,8 @@ from ebmkit.testing.trainees import (
     suited,
     tensors_in,
 )
+from ebmkit.testing.losses.values import ROWS, network
+from ebmkit.testing.subject import Subject
 
 STEPS = 3
 """Before a run is stopped, and after it."""

@@ -16,9 +16,8 @@ from ebmkit.loops import loops_in
 from ebmkit.lowering import CompileWarning, made_graph
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, NotAsked, law
-from ebmkit.testing.stationary import keywords
-from ebmkit.testing.subject import Subject
-from ebmkit.testing.walks import (
+from ebmkit.testing.samplers.stationary import keywords
+from ebmkit.testing.samplers.walks import (
     begun,
     event_shapes,
     landscape,
@@ -28,6 +27,7 @@ from ebmkit.testing.walks import (
     tensors,
     unsuited,
 )
+from ebmkit.testing.subject import Subject
 
 
 def _traceable(subject: Subject) -> str:

@@ -15,8 +15,15 @@ from torch import Tensor
 from ebmkit.protocols import Batch
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
+from ebmkit.testing.losses.trainees import (
+    Family,
+    batch_size,
+    bound,
+    discrete,
+    gradients,
+    tensors_in,
+)
 from ebmkit.testing.subject import Subject
-from ebmkit.testing.trainees import Family, batch_size, bound, discrete, gradients, tensors_in
 
 FALSE_ALARM = 1e-8
 """Of each test."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from ebmkit.holding import evaluating
 from ebmkit.layers import offered
 from ebmkit.testing import reference
-from ebmkit.testing.energies import Shape, agree, energies_of, made, shapes_of
 from ebmkit.testing.integrals import chi_square, integral, n_states, states, stretched
 from ebmkit.testing.laws import Cases, law
+from ebmkit.testing.models.energies import Shape, agree, energies_of, made, shapes_of
 from ebmkit.testing.subject import Subject
 
 FALSE_ALARM = 1e-8

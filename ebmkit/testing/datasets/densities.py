@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ebmkit.testing import reference
-from ebmkit.testing.energies import agree
 from ebmkit.testing.integrals import Integral, LogFunction, chi_square, integral, stretched
 from ebmkit.testing.laws import Cases, law
+from ebmkit.testing.models.energies import agree
 from ebmkit.testing.subject import Subject
 
 FALSE_ALARM = 1e-8

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.stationary import (
+from ebmkit.testing.samplers.stationary import (
     CHAINS,
     DEVIATIONS,
     FALSE_ALARM,
@@ -19,9 +19,9 @@ from ebmkit.testing.stationary import (
     moved,
     suited,
 )
+from ebmkit.testing.samplers.targets import GAUSSIAN, MIXTURE, QUARTIC, Target
+from ebmkit.testing.samplers.walks import is_discrete
 from ebmkit.testing.subject import Subject
-from ebmkit.testing.targets import GAUSSIAN, MIXTURE, QUARTIC, Target
-from ebmkit.testing.walks import is_discrete
 
 
 class _Walled:

@@ -13,7 +13,7 @@ from ebmkit.errors import UserError
 from ebmkit.holding import frozen
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases
-from ebmkit.testing.stationary import keywords
+from ebmkit.testing.samplers.stationary import keywords
 from ebmkit.testing.subject import Subject
 
 BATCHES = (0, 1, 5)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ebmkit.errors import EbmkitError
 from ebmkit.holding import evaluating
 from ebmkit.layers import offered
-from ebmkit.testing.energies import (
+from ebmkit.testing.laws import BrokenLaw, Cases, law
+from ebmkit.testing.models.energies import (
     DTYPES,
     Shape,
     agree,
@@ -32,7 +33,6 @@ from ebmkit.testing.energies import (
     rounding,
     shapes_of,
 )
-from ebmkit.testing.laws import BrokenLaw, Cases, law
 from ebmkit.testing.subject import Subject
 
 

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from ebmkit.protocols import Batch
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.reference import Network
-from ebmkit.testing.subject import Subject
-from ebmkit.testing.trainees import (
+from ebmkit.testing.losses.trainees import (
     batch_of,
     batch_size,
     bound,
@@ -24,6 +22,8 @@ from ebmkit.testing.trainees import (
     suited,
     tensors_in,
 )
+from ebmkit.testing.reference import Network
+from ebmkit.testing.subject import Subject
 
 ROWS = 13
 """Of a batch whose rows are told apart from other dimensions of draws by their number."""

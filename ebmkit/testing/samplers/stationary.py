@@ -21,8 +21,8 @@ from ebmkit.errors import UserError
 from ebmkit.holding import frozen
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
+from ebmkit.testing.samplers.targets import GAUSSIAN, LOGISTIC, MIXTURE, QUARTIC, TRUNCATED, Target
 from ebmkit.testing.subject import Subject
-from ebmkit.testing.targets import GAUSSIAN, LOGISTIC, MIXTURE, QUARTIC, TRUNCATED, Target
 
 FALSE_ALARM = 1e-8
 """Of each test."""

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.stationary import keywords
-from ebmkit.testing.subject import Subject
-from ebmkit.testing.walks import (
+from ebmkit.testing.samplers.stationary import keywords
+from ebmkit.testing.samplers.walks import (
     BATCHES,
     DTYPES,
     begun,
@@ -28,6 +27,7 @@ from ebmkit.testing.walks import (
     unsuited,
     walked,
 )
+from ebmkit.testing.subject import Subject
 
 
 @law(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
-from ebmkit.testing.stationary import CHAINS, FALSE_ALARM, moved, suited
+from ebmkit.testing.samplers.stationary import CHAINS, FALSE_ALARM, moved, suited
 from ebmkit.testing.subject import Subject
 
 DEVIATION = 5.612

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ebmkit.holding import evaluating
 from ebmkit.testing import reference
-from ebmkit.testing.energies import Shape, agree, bound, each, made, points, shapes_of
 from ebmkit.testing.laws import BrokenLaw, Cases, law
+from ebmkit.testing.models.energies import Shape, agree, bound, each, made, points, shapes_of
 from ebmkit.testing.subject import Subject
 
 _STEP = 1e-5

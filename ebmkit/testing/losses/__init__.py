@@ -1,0 +1,1 @@
+"""Laws of losses, and what they are trained on."""

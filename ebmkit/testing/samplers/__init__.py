@@ -1,0 +1,1 @@
+"""Laws of samplers, and what they walk chains by."""

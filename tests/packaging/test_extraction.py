@@ -152,9 +152,10 @@ def test_together_they_are_what_our_wheel_offers(wheels: Any) -> None:
         assert listed(environment) == offered(*FOLDERS)
         quick = ("training.steps=3", "evaluation.n_samples=50", "evaluation.chain_steps=2")
         words = [word for setting in quick for word in ("--set", setting)]
-        recipes = entry_points("ebmkit_recipes")["recipe"]
+        recipes = set(entry_points("ebmkit_recipes")["recipe"])
         environment.ebmkit(
-            *(["validate", recipe] for recipe in recipes),
+            # The data of `wine` are a file that its user brings.
+            *(["validate", recipe] for recipe in sorted(recipes - {"wine"})),
             ["train", "two-moons", "--device", "cpu", "--out", "run", *words],
         )
         spec = tomllib.loads((environment.work / "run" / "spec.toml").read_text(encoding="utf-8"))

@@ -20,7 +20,9 @@ def test_page_is_up_to_date(name: str, root: Path) -> None:
 
 def test_every_claim_is_read_by_the_kit(root: Path) -> None:
     claims = runpy.run_path(str(root / "docs" / "make_laws.py"))["CLAIMS"]
-    kit = "".join(p.read_text(encoding="utf-8") for p in (root / "ebmkit" / "testing").glob("*.py"))
+    kit = "".join(
+        p.read_text(encoding="utf-8") for p in (root / "ebmkit" / "testing").rglob("*.py")
+    )
     for attributes, _, _ in claims:
         for name in re.findall(r"`(\w+)`", attributes):
             assert f'"{name}"' in kit or f".{name}" in kit, name

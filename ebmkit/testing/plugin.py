@@ -25,7 +25,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     terminalreporter.section("ebmkit laws")
     for subject, cases in tried.items():
         terminalreporter.write_line(f"{subject}: {len(cases)} laws tried on {sum(cases)} cases")
-        for law, reason in dict.fromkeys(
-            (law, reason) for of, law, reason in trials.unasked if of == subject
-        ):
-            terminalreporter.write_line(f"  not asked: {law}: {reason}")
+        left = ((law, reason) for of, law, reason in trials.unasked if of == subject)
+        for line in trials.by_reason(left):
+            terminalreporter.write_line(f"  {line}")

@@ -58,14 +58,23 @@ class Report(NamedTuple):
         """The report as a person reads it."""
         kept = sum(outcome.status == "kept" for outcome in self.outcomes)
         yield f"{self.subject}: {counted(kept, 'law')} kept, {counted(self.cases, 'case')}"
-        for outcome in self.outcomes:
-            if outcome.status == "not asked":
-                yield f"  not asked: {outcome.law.name}: {outcome.reason}"
+        unasked = [o for o in self.outcomes if o.status == "not asked"]
+        for line in by_reason((o.law.name, o.reason) for o in unasked):
+            yield f"  {line}"
         for outcome in self.outcomes:
             if not outcome.good:
                 yield from (f"  {line}" for line in outcome.lines())
         if not self.cases:
             yield "  nothing was tried, which is no success"
+
+
+def by_reason(unasked: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """A line for each reason why laws were not asked, with their names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in unasked:
+        names.setdefault(reason, []).append(name)
+    for reason, together in names.items():
+        yield f"not asked: {', '.join(dict.fromkeys(together))} ({reason})"
 
 
 def counted(number: int, what: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ebmkit.errors import EbmkitError
 from ebmkit.testing.laws import Law
+from ebmkit.testing.reports import by_reason as by_reason
 from ebmkit.testing.reports import laws_of, tried
 from ebmkit.testing.subject import Subject, subjects
 

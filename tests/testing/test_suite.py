@@ -206,7 +206,9 @@ def test_one_line_of_use(tmp_path: Path) -> None:
     assert "for users: " in said and "Traceback" not in said
     assert "ebmkit laws" in said
     assert "scheduler Half: " in said.partition("ebmkit laws")[2]
-    assert "  not asked: configuration-round-trip: it has no parameters" in said
+    assert (
+        "  not asked: configuration-round-trip, wrong-values-refused (it has no parameters)" in said
+    )
 
 
 def test_a_run_without_suites_has_no_summary(tmp_path: Path) -> None:

@@ -65,9 +65,9 @@ def test_all_kept(cli: Command, one: None) -> None:
     assert said.out.splitlines() == [
         "scheduler foo-x:one",
         "  scheduler X(a=1): 1 law kept, 3 cases",
-        "    not asked: is-not-asked: it cannot be",
+        "    not asked: is-not-asked (it cannot be)",
         "  scheduler X(a=1): 1 law kept, 3 cases",
-        "    not asked: is-not-asked: it cannot be",
+        "    not asked: is-not-asked (it cannot be)",
         "1 part, 6 cases: all laws kept",
     ]
 

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 import ebmkit
 from ebmkit import Batch, Metrics, doc, finite, whole
-from ebmkit.registry import registry
 from ebmkit.testing import fresh, reference
 from ebmkit.testing.reports import Report, laws_of, report
-from ebmkit.testing.subject import Subject, subjects
+from ebmkit.testing.subject import Subject
 from ebmkit.testing.using import Contrast, numbers, used
 
 IN_PROCESSES = ("importing-changes-nothing", "survives-spawn")
@@ -326,33 +325,6 @@ def test_live_parts_are_handed_on() -> None:
 )
 def test_good_parts_keep_them(kind: str, part: Any) -> None:
     found = reported(Subject(kind, part))
-    assert broken(found) == {}
-    assert found.good
-
-
-def built_in() -> dict[str, Subject]:
-    """A configuration of each of some kinds, and some of others."""
-    named = [
-        (kind, name)
-        for kind in ("model", "loss", "scheduler", "dataset")
-        for name in registry().names(kind)
-    ]
-    for kind, names in (
-        ("sampler", ("langevin", "hmc", "gibbs", "parallel-tempering")),
-        ("hook", ("metrics-writer", "progress")),
-    ):
-        named += [(kind, name) for name in names]
-    parts = {(kind, registry().load(registry().find(kind, name))) for kind, name in named}
-    found = [subjects(kind, part)[0] for kind, part in parts]
-    return {f"{subject.kind}-{subject.name}": subject for subject in found}
-
-
-BUILT_IN = built_in()
-
-
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
-def test_built_ins_keep_them(name: str) -> None:
-    found = reported(BUILT_IN[name])
     assert broken(found) == {}
     assert found.good
 

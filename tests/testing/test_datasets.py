@@ -1,4 +1,4 @@
-"""The kit's laws of data sets: our own keep them, and each of these broken ones breaks one."""
+"""The kit's laws of data sets: sound ones keep them, and each of these broken ones breaks one."""
 
 from __future__ import annotations
 
@@ -13,25 +13,14 @@ from ebmkit_datasets.two_moons import TwoMoons
 from torch import Tensor
 
 from ebmkit import Batch
-from ebmkit.registry import registry
-from ebmkit.testing import Subject, report, subjects
+from ebmkit.testing import Subject, report
 from ebmkit.testing.reports import laws_of
 
 LAWS = [law for law in laws_of("dataset") if ".testing.datasets." in law.check.__module__]
 
-OWN: dict[str, Subject] = {
-    f"{name}-{number}": subject
-    for name in registry().names("dataset")
-    for number, subject in enumerate(
-        subjects("dataset", registry().load(registry().find("dataset", name)))
-    )
-}
-OWN["two-moons-one"] = Subject("dataset", TwoMoons, {"n_samples": 1})
 
-
-@pytest.mark.parametrize("name", OWN)
-def test_our_own_keep_every_law(name: str) -> None:
-    found = report(OWN[name], LAWS)
+def test_a_set_of_one_row_keeps_every_law() -> None:
+    found = report(Subject("dataset", TwoMoons, {"n_samples": 1}), LAWS)
     assert found.good, "\n".join(found.lines())
 
 

@@ -10,15 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from ebmkit_reporting.metrics_writer import MetricsWriter
-from ebmkit_reporting.pictures import Pictures
-from ebmkit_reporting.progress import Progress
-from ebmkit_stopping.early_stopping import EarlyStopping
 
 from ebmkit import Run, hookimpl
 from ebmkit.errors import HookError
 from ebmkit.hooks import Hooks
-from ebmkit.testing import Subject, hooks, reference, report
+from ebmkit.testing import Subject, hooks, report
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reports import laws_of
 
@@ -52,24 +48,9 @@ class Counting:
         return ["all is well"]
 
 
-GOOD = [
-    Counting,
-    MetricsWriter,
-    Progress,
-    EarlyStopping(loss=reference.Contrast(), patience=1, every=1),
-]
-
-
-@pytest.mark.parametrize("hook", GOOD)
-@pytest.mark.parametrize("seed", range(5))
-def test_good_ones_keep_them(hook: Any, seed: int) -> None:
-    found = report(Subject("hook", hook), laws(), seed=seed)
-    assert found.good, "\n".join(found.lines())
-
-
-def test_pictures_keep_them() -> None:
-    # Which take long, and draw no random numbers.
-    found = report(Subject("hook", Pictures), laws())
+@pytest.mark.parametrize("seed", range(3))
+def test_a_good_one_keeps_them(seed: int) -> None:
+    found = report(Subject("hook", Counting), laws(), seed=seed)
     assert found.good, "\n".join(found.lines())
 
 

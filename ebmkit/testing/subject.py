@@ -18,6 +18,8 @@ from ebmkit.parameters import REQUIRED, parameters, parameters_of, protocol_of
 
 SHAPES: tuple[tuple[int, ...], ...] = ((3,), (1, 8, 8))
 """Event shapes that parts are tried on where they do not state their own."""
+N_CLASSES = 4
+"""Classes of labelled data."""
 
 
 @attrs.frozen(eq=False)
@@ -77,6 +79,8 @@ class Subject:
                 continue
             elif name == "event_shape":
                 given[name] = SHAPES[0]
+            elif name == "n_classes":
+                given[name] = N_CLASSES
             elif kind := protocol_of(parameter.type):
                 given[name] = reference.part(kind)
             else:

@@ -220,7 +220,9 @@ class TestForeignModules:
         assert str(caught.value) == "model: no such width"
 
     def test_what_a_constructor_breaks_on_is_the_plugins_fault(self, small: Any) -> None:
-        with pytest.raises(BrokenPluginError, match=r"model 'failing' of foo-f 1.0 failed .* KeyError"):
+        with pytest.raises(
+            BrokenPluginError, match=r"model 'failing' of foo-f 1.0 failed .* KeyError"
+        ):
             ebmkit.compose(small, model={"use": "failing", "reason": "key"})
 
 

@@ -199,17 +199,17 @@ class SeedsItAnew(Points):
 class SeldomMoves(reference.RandomWalk):
     """A random walk that stays where it is under most seeds."""
 
-    def step(self, energy: Any, state: Any, noise: Any) -> Any:
+    def step(self, energy: Any, state: Any, noise: Any, *, step_size: Any) -> Any:
         moves = float(noise.uniform[0]) < 0.3
-        return super().step(energy, state, noise) if moves else (state, {})
+        return super().step(energy, state, noise, step_size=step_size) if moves else (state, {})
 
 
 class GlobalWalk(reference.RandomWalk):
     """A random walk that seeds everything."""
 
-    def step(self, *args: Any, **kwargs: Any) -> Any:
+    def step(self, energy: Any, state: Any, noise: Any, *, step_size: Any) -> Any:
         torch.manual_seed(0)
-        return super().step(*args, **kwargs)
+        return super().step(energy, state, noise, step_size=step_size)
 
 
 class Dropout(nn.Module):

@@ -18,7 +18,7 @@ from ebmkit.holding import evaluating
 from ebmkit.parameters import parameters_of
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases
-from ebmkit.testing.subject import Subject
+from ebmkit.testing.subject import N_CLASSES, Subject
 from ebmkit.testing.varied import varied
 
 Shape = tuple[int, ...]
@@ -34,7 +34,7 @@ def rounding(dtype: torch.dtype) -> float:
 
 def made(subject: Subject, shape: Shape, seed: int, dtype: torch.dtype = torch.float64) -> Any:
     """A model for events of a shape, its parameters moved by a little."""
-    model = subject.make(seed=seed, event_shape=shape, n_classes=4)
+    model = subject.make(seed=seed, event_shape=shape, n_classes=N_CLASSES)
     if isinstance(model, nn.Module):
         model = model.to(dtype).train()
         generator = reference.generator(seed + 1)

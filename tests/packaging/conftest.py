@@ -106,9 +106,18 @@ class Workshop(NamedTuple):
         own = made.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
         # A line of a .pth file comes after the environment's own packages, and the .pth files of the
         # folder that it names are not read.
-        borrowed = sysconfig.get_path("purelib")
-        Path(own, "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
+        Path(own, "borrowed.pth").write_text(f"{self._borrowed()}\n", encoding="utf-8")
         return made
+
+    def _borrowed(self) -> Path:
+        """A folder of what is installed in the present environment, without what is ours: where it is
+        no checkout that was made editable, its modules would be found there."""
+        place = self.work / "borrowed"
+        place.mkdir()
+        for path in Path(sysconfig.get_path("purelib")).iterdir():
+            if not path.name.startswith(("ebmkit", "_ebmkit", "__pycache__")):
+                (place / path.name).symlink_to(path)
+        return place
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,6 @@ class Desk(NamedTuple):
 
 @pytest.fixture(scope="module")
 def desk(workshop: Callable[[str], Any]) -> Desk:
-    pytest.importorskip("editables")
     made = workshop("desk")
     wheels, environment = made.wheels(made.checkout()), made.environment()
     environment.install(wheels["ebmkit_core"])

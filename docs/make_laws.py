@@ -49,7 +49,7 @@ and `seed`.
 Inputs vary by hypothesis, from choices that the seed fixes: the same seed tries the same cases. Laws
 about distributions start from exact draws and compare means over many chains, each with a false-alarm
 rate of 10⁻⁸. All built-in parts keep all laws over twenty seeds, and the kit's own tests break parts on
-purpose, in more than a hundred ways, and see that the law that should bite does.
+purpose, in more than two hundred ways, and see that the law that should bite does.
 
 ## Claims
 

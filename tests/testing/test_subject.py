@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,19 +69,37 @@ def test_a_function_of_a_folder_writes_what_its_parts_read() -> None:
     assert again.make().path != first.make().path
 
 
-def test_the_folder_is_gone_once_the_process_has_ended() -> None:
-    from ebmkit.testing.fresh import in_fresh_process
+ENDS = """
+class Values:
+    def __init__(self, path):
+        self.path = path
 
-    good, path = in_fresh_process(_path_of_values)
-    assert good
+    @staticmethod
+    def examples(folder):
+        (folder / "numbers").write_text("1 2")
+        return ({"path": str(folder / "numbers")},)
+
+
+from ebmkit.testing import subjects
+
+(subject,) = subjects("dataset", Values)
+print(subject.make().path, open(subject.make().path).read())
+"""
+
+
+def test_the_folder_is_gone_once_the_process_has_ended(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    path, *numbers = done.stdout.split()
+    assert numbers == ["1", "2"]
     assert not Path(path).parent.exists()
-
-
-def _path_of_values() -> str:
-    subject, _ = subjects("dataset", Values)
-    path: str = subject.make().path
-    assert Path(path).is_file()
-    return path
 
 
 def test_an_event_shape_that_is_no_parameter_tells_what_it_takes() -> None:

@@ -134,7 +134,7 @@ class Contrast:
         *,
         generator: torch.Generator,
     ) -> tuple[Tensor, Nothing]:
-        return 2 * torch.randn(batch.x.shape, generator=generator), state
+        return 2 * torch.randn(batch.x.shape, generator=generator, dtype=batch.x.dtype), state
 
     def __call__(self, model: Model, batch: Batch, draws: Tensor) -> tuple[Tensor, Metrics]:
         gap = torch.nn.functional.softplus(model(batch.x) - model(draws)).mean()

@@ -9,11 +9,10 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from typing import Any, NamedTuple
 
-import attrs
 import torch
 from torch import Tensor
 
-from ebmkit.protocols import Batch, Metrics, Model
+from ebmkit.protocols import Batch
 from ebmkit.testing import reference
 
 ROWS = 6
@@ -41,32 +40,6 @@ class Conditioned(reference.Network):
         noise_level: Any = None,  # noqa: ARG002
     ) -> Tensor:
         return super().forward(x, condition)
-
-
-class Nothing(NamedTuple):
-    """No state."""
-
-
-@attrs.frozen
-class Contrast:
-    """mean E(x) − mean E(x + z), z standard normal: a loss for runs that need one."""
-
-    def init(self, model: Model, batch: Batch, *, generator: torch.Generator) -> Nothing:  # noqa: ARG002
-        return Nothing()
-
-    def draw(
-        self,
-        model: Model,  # noqa: ARG002
-        batch: Batch,
-        state: Nothing,
-        step: int,  # noqa: ARG002
-        *,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Nothing]:
-        return torch.randn(batch.x.shape, generator=generator, dtype=batch.x.dtype), state
-
-    def __call__(self, model: Model, batch: Batch, draws: Tensor) -> tuple[Tensor, Metrics]:
-        return model(batch.x).mean() - model(batch.x + draws).mean(), {}
 
 
 class Used(NamedTuple):
@@ -199,7 +172,7 @@ def _hook(
     pipeline = compose(
         {
             "model": model,
-            "loss": Contrast(),
+            "loss": reference.Contrast(),
             "dataset": reference.Normal(shape),
             "training": {"steps": STEPS, "batch_size": 8, "seed": generator.initial_seed()},
         }

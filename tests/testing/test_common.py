@@ -19,9 +19,10 @@ from torch import Tensor, nn
 import ebmkit
 from ebmkit import Batch, Metrics, doc, finite, whole
 from ebmkit.testing import fresh, reference
+from ebmkit.testing.reference import Contrast
 from ebmkit.testing.reports import Report, laws_of, report
 from ebmkit.testing.subject import Subject
-from ebmkit.testing.using import Contrast, numbers, used
+from ebmkit.testing.using import numbers, used
 
 IN_PROCESSES = ("importing-changes-nothing", "survives-spawn")
 QUICK = (

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from ebmkit.hooks import hookimpl as hookimpl
     from ebmkit.layers import offered as offered
     from ebmkit.loading import load as load
+    from ebmkit.loading import resume as resume
     from ebmkit.loops import tracing as tracing
     from ebmkit.loops import while_loop as while_loop
     from ebmkit.lowering import CompileWarning as CompileWarning
@@ -140,7 +141,7 @@ _HOME = {
         "Scheduler",
         "State",
     ),
-    "ebmkit.loading": ("load",),
+    "ebmkit.loading": ("load", "resume"),
     "ebmkit.versioning": ("PROTOCOL", "EbmkitDeprecationWarning"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0, 2 for a user's mistake, 1 for a fault of ours or a plugin's,
-    130 when interrupted."""
+    130 when interrupted, 143 when terminated."""
     sys.exit(run(arguments))
 
 
@@ -29,9 +29,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt) as error:
         # What was interrupted may have said so; click chains it to its own.
-        said = str(error.__cause__ or error)
+        cause = error.__cause__ or error
+        said = str(cause)
         click.echo(f"interrupted{' ' * bool(said)}{said}", err=True)
-        return 130
+        return getattr(cause, "exit_code", 130)
     except EbmkitError as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             click.echo(f"error: {line}", err=True)

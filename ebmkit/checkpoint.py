@@ -1,9 +1,14 @@
-"""Trees of tensors and plain values as one safetensors file: no pickle, so nothing can be executed."""
+"""Trees of tensors and plain values as one safetensors file: no pickle, so nothing can be executed.
+
+The file's metadata hold the tree's shape and a checksum of the whole file, in which the checksum's own
+place stands as zeros.
+"""
 
 from __future__ import annotations
 
 import collections
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,13 +22,20 @@ from torch import Tensor
 
 from ebmkit.errors import RunDirectoryError
 
+_UNSUMMED = "0" * 64
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the format's own bound."""
+_CHUNK = 1 << 20
+
 
 def write(path: Path, tree: Any) -> None:
     """Write a tree atomically: under another name first, flushed to disk, then renamed."""
     tensors: dict[str, Tensor] = {}
     described = json.dumps(_describe(tree, "", tensors))
-    content = to_bytes(tensors, {"tree": described})
-    write_atomically(path, content)
+    content = to_bytes(tensors, {"tree": described, "sha256": _UNSUMMED})
+    place = content.index(_SUM_KEY + _UNSUMMED.encode()) + len(_SUM_KEY)
+    checksum = hashlib.sha256(content).hexdigest().encode()
+    write_atomically(path, content[:place], checksum, memoryview(content)[place + 64 :])
 
 
 def check(tree: Any) -> None:
@@ -35,29 +47,73 @@ def read(path: Path, device: torch.device | str = "cpu") -> Any:
     """The tree that was written. NamedTuples come back with their names, though not their types.
 
     Raises:
-        RunDirectoryError: the file is missing, torn, or no checkpoint.
+        RunDirectoryError: the file is missing, torn, altered, or no checkpoint.
     """
     try:
+        described = _verified(path)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            described = json.loads((file.metadata() or {})["tree"])
             return _rebuild(described, file.get_tensor)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunDirectoryError(f"{path}: not a readable checkpoint: {error}") from error
+    except (
+        *(OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError),
+        *(RecursionError, IndexError),
+    ) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise RunDirectoryError(f"{path}: not a readable checkpoint: {reason}") from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, *content: bytes | memoryview) -> None:
     """Replace a file's content so that a reader sees the old or the new, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         with beside.open("wb") as stream:
-            stream.write(content)
+            for part in content:
+                stream.write(part)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
+        _flush_directory(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+PARTIAL = ".partial"
+"""How names end of files that are not written to their end yet."""
+_SUM_KEY = b'"sha256":"'
+
+
+def _flush_directory(path: Path) -> None:
+    """A new name is on disk only once its directory is."""
+    if os.name == "nt":
+        return  # directories cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _verified(path: Path) -> Any:
+    """The tree's description in a file whose checksum is right."""
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _LARGEST_HEADER):
+            raise ValueError("it is torn, or no safetensors file")
+        header = stream.read(length)
+        metadata = json.loads(header)["__metadata__"]
+        stated = metadata["sha256"].encode()
+        before, key, rest = header.partition(_SUM_KEY + stated)
+        if len(stated) != 64 or not key:
+            raise ValueError("its checksum is not where it has to be")
+        digest = hashlib.sha256(start + before + _SUM_KEY + _UNSUMMED.encode() + rest)
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    if digest.hexdigest().encode() != stated:
+        raise ValueError("its checksum is another: it is torn, or was altered")
+    return json.loads(metadata["tree"])
 
 
 def _describe(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:

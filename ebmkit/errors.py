@@ -112,6 +112,12 @@ class DivergenceError(EbmkitError):
         super().__init__(message)
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM."""
+
+    exit_code = 143
+
+
 class PluginError(EbmkitError):
     """A plugin failed; the message names its distribution, and the cause is chained."""
 

@@ -82,8 +82,10 @@ class Pipeline:
         )
         self.conduct = conduct_of(chains, runs=1)
         """How chains are run that judge the model, and what became of them."""
-        self.interrupted = False
-        """Whether ``fit`` was asked to end."""
+        self.interrupted: BaseException | None = None
+        """What ``fit`` was asked to end with."""
+        self.judging = False
+        """Whether ``fit`` judges the model, with its state kept before."""
         self.hook_states: dict[str, Mapping[str, Any]] = {}
         """What hook plugins keep from one ``fit`` to the next, by ``dist:name``."""
 
@@ -117,24 +119,29 @@ class Pipeline:
         *,
         out: str | Path | None = None,
         force: bool = False,
+        resume: bool = False,
         hooks: Hooks | None = None,
     ) -> Run:
         """Train until ``training.steps`` are done, then evaluate.
 
-        ``out`` keeps the run in a directory; without it nothing is written. ``hooks`` are by
-        default those that the spec states and those of the installed plugins; ``Hooks({})`` is none.
+        ``out`` keeps the run in a directory; without it nothing is written. With ``resume`` the
+        directory is that of the run which the pipeline was loaded from, and is gone on with. ``hooks``
+        are by default those that the spec states and those of the installed plugins; ``Hooks({})`` is
+        none.
 
         Raises:
             UserError: the model has no parameters to train.
             DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
-            RunDirectoryError: ``out`` exists and ``force`` was not given, or cannot be written.
+            RunDirectoryError: ``out`` exists and neither ``force`` nor ``resume`` was given, or cannot
+                be written.
             HookError: a hook plugin raised; the message names it.
         """
-        return fit(self, Path(out) if out is not None else None, force=force, hooks=hooks)
+        path = Path(out) if out is not None else None
+        return fit(self, path, force=force, resume=resume, hooks=hooks)
 
-    def interrupt(self) -> None:
-        """Ask a running ``fit`` to end after its present step, with KeyboardInterrupt."""
-        self.interrupted = True
+    def interrupt(self, error: BaseException | None = None) -> None:
+        """Ask a running ``fit`` to end after its present step, with KeyboardInterrupt or ``error``."""
+        self.interrupted = error or KeyboardInterrupt()
 
     def train_step(self) -> Metrics:
         """One training step outside of ``fit``; its metrics.

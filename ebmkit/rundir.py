@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ebmkit.errors import DivergenceError, RunDirectoryError
 
 if TYPE_CHECKING:
+    import torch
+
     from ebmkit.hooks import Hooks, Run
     from ebmkit.pipeline import Pipeline
 
@@ -37,19 +41,38 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the directory exists, or cannot be written.
         """
-        from ebmkit.checkpoint import write_atomically
-        from ebmkit.spec import to_toml
+        from ebmkit.checkpoint import PARTIAL, write_atomically
 
         clear(path, force=force)
+        # Made beside and then renamed: a run that is killed here leaves no directory that holds no run.
+        beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
         try:
-            (path / CHECKPOINTS).mkdir(parents=True)
-            write_atomically(path / SPEC, to_toml(pipeline.tables).encode())
+            (beside / CHECKPOINTS).mkdir(parents=True)
+            write_atomically(beside / SPEC, _toml(pipeline))
+            beside.replace(path)
         except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
             raise RunDirectoryError(
                 f"{path}: cannot be written: {error.strerror or error}"
             ) from error
-        directory = cls(path)
-        directory.keep = pipeline.training.keep_checkpoints
+        return cls(path)._for(pipeline)
+
+    @classmethod
+    def reopen(cls, path: Path, pipeline: Pipeline) -> RunDirectory:
+        """The directory of a run that goes on, with what a killed process left half written removed.
+
+        Raises:
+            RunDirectoryError: there is no run, or the directory cannot be written.
+        """
+        from ebmkit.checkpoint import PARTIAL, write_atomically
+
+        directory = cls.open(path)._for(pipeline)
+        if (path / SPEC).read_bytes() != (content := _toml(pipeline)):
+            write_atomically(path / SPEC, content)
+        for folder in (path, path / CHECKPOINTS):
+            for torn in folder.glob(f".*{PARTIAL}"):
+                with contextlib.suppress(OSError):
+                    torn.unlink()
         return directory
 
     @classmethod
@@ -66,55 +89,117 @@ class RunDirectory:
             )
         return cls(path)
 
+    def _for(self, pipeline: Pipeline) -> RunDirectory:
+        self.keep = pipeline.training.keep_checkpoints
+        return self
+
     @contextmanager
     def watching(self, run: Run, hooks: Hooks) -> Iterator[None]:
         """Keeps the status file true, and the last state when the run ends or dies."""
         started = time.monotonic()
+        trainer = run.pipeline.trainer
 
         def status(word: str, reason: str = "") -> None:
             seconds = round(time.monotonic() - started, 3)
             said = {"status": word, "step": run.step, "total_steps": run.total_steps}
-            objective = run.pipeline.trainer.objective
             how = {
-                "compile": objective.computation.decision,
-                "compile_chains": objective.conduct.decision,
+                "compile": trainer.objective.computation.decision,
+                "compile_chains": trainer.objective.conduct.decision,
             }
-            lost = objective.conduct.counts()
-            self._write_json(STATUS, {**said, "seconds": seconds, "reason": reason, **how, **lost})
+            counts = trainer.counts()
+            self._write_json(
+                STATUS, {**said, "seconds": seconds, "reason": reason, **how, **counts}
+            )
+
+        def dying(error: BaseException, word: str, reason: str, *, save: bool = True) -> None:
+            # What fails here must not hide why the run ends. A step that was cut off while weights
+            # were updated leaves nothing to go on from.
+            try:
+                status(word, reason)
+                if save and trainer.whole:
+                    self.save(run, hooks)
+            except Exception as failure:
+                error.add_note(f"the last state could not be kept: {failure}")
 
         status("running")
         try:
             yield
-            self.save(run, hooks)
-        except KeyboardInterrupt:
-            status("interrupted", f"interrupted after step {run.step}")
-            self.save(run, hooks)
+        except KeyboardInterrupt as error:
+            dying(error, "interrupted", f"interrupted after step {run.step}")
             raise
         except DivergenceError as error:
-            status("diverged", str(error))
             # The weights that led here may be the ones at fault: what is kept is what was good.
-            if not self.checkpoints():
-                self.save(run, hooks)
+            dying(error, "diverged", str(error), save=not self.checkpoints())
             raise
         except BaseException as error:
-            status("failed", f"{type(error).__name__}: {error}")
-            self.save(run, hooks)
+            dying(error, "failed", f"{type(error).__name__}: {error}")
             raise
         status("finished", run.stopped and f"after step {run.step}: {run.stopped}")
 
     def save(self, run: Run, hooks: Hooks) -> Path:
-        """Write a checkpoint of the present step and drop all but the last ``keep``."""
+        """Write a checkpoint of the present step and drop all but the last ``keep``.
+
+        Raises:
+            RunDirectoryError: it cannot be written; those before it stay as they are.
+        """
         from ebmkit import checkpoint
+        from ebmkit.provenance import made_by
+        from ebmkit.seeds import process_generators
 
         path = self.path / CHECKPOINTS / f"step-{run.step:08d}.safetensors"
-        checkpoint.write(path, {**run.pipeline.state_dict(), "hooks": hooks.save_state(run)})
+        state = {
+            **run.pipeline.state_dict(),
+            "hooks": hooks.save_state(run),
+            # Not ours to draw from, but a model's dropout does.
+            "process": process_generators(),
+            "made_by": made_by(),
+        }
+        checkpoint.write(path, state)
         for old in self.checkpoints()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 
+    def forget_after(self, step: int) -> None:
+        """Drop the checkpoints of steps after ``step``: those of a path that was given up."""
+        for path in self.checkpoints():
+            if step_of(path) > step:
+                path.unlink(missing_ok=True)
+
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        return sorted((self.path / CHECKPOINTS).glob("step-*.safetensors"))
+        found = (self.path / CHECKPOINTS).glob("step-*.safetensors")
+        return sorted((path for path in found if step_of(path) >= 0), key=step_of)
+
+    def newest(
+        self, device: torch.device | str = "cpu", *, before: int | None = None
+    ) -> tuple[Path, Any, list[str]] | None:
+        """The newest checkpoint that can be read, what is in it, and why newer ones cannot; None where
+        there is no file of one. ``before`` a step, or the oldest where none is.
+
+        Raises:
+            RunDirectoryError: there are such files, and none of them can be read.
+        """
+        from ebmkit import checkpoint
+
+        reasons: list[str] = []
+        kept = self.checkpoints()
+        older = [path for path in kept if before is None or step_of(path) < before]
+        for path in (*reversed(older), *(path for path in kept if path not in older)):
+            try:
+                return path, checkpoint.read(path, device), reasons
+            except RunDirectoryError as error:
+                reasons.append(str(error))
+        if reasons:
+            raise RunDirectoryError("\n".join(reasons))
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """How the run stands, by its status file; empty where that cannot be read."""
+        try:
+            said = json.loads((self.path / STATUS).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return said if isinstance(said, dict) else {}
 
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
         self._write_json(EVALUATION, result)
@@ -123,6 +208,18 @@ class RunDirectory:
         from ebmkit.checkpoint import write_atomically
 
         write_atomically(self.path / name, (strict_json(value) + "\n").encode())
+
+
+def step_of(path: Path) -> int:
+    """The step that a checkpoint's name tells; -1 where it tells none."""
+    digits = path.name.removeprefix("step-").removesuffix(".safetensors")
+    return int(digits) if digits.isascii() and digits.isdigit() else -1
+
+
+def _toml(pipeline: Pipeline) -> bytes:
+    from ebmkit.spec import to_toml
+
+    return to_toml(pipeline.tables).encode()
 
 
 def strict_json(value: Any) -> str:

@@ -6,25 +6,33 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ebmkit.errors import DivergenceError
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
+from ebmkit.rollback import Rollbacks
 
 if TYPE_CHECKING:
     from ebmkit.pipeline import Pipeline
     from ebmkit.rundir import RunDirectory
 
 
-def fit(pipeline: Pipeline, out: Path | None, *, force: bool, hooks: Hooks | None) -> Run:
+def fit(
+    pipeline: Pipeline, out: Path | None, *, force: bool, resume: bool, hooks: Hooks | None
+) -> Run:
     """What ``Pipeline.fit`` does."""
     from ebmkit.rundir import RunDirectory
 
     pipeline.trainer.check_trainable()
-    directory = RunDirectory.create(out, pipeline, force=force) if out is not None else None
+    directory: RunDirectory | None = None
+    if out is not None and resume:
+        directory = RunDirectory.reopen(out, pipeline)
+    elif out is not None:
+        directory = RunDirectory.create(out, pipeline, force=force)
     hooks = hooks if hooks is not None else Hooks.installed(stated=pipeline.hooks)
     steps = pipeline.training.steps or 0
     notices = [*pipeline.notices, *hooks.left_out]
     run = Run(pipeline, directory.path if directory else None, steps, pipeline.step, notices)
-    pipeline.interrupted = False
+    pipeline.interrupted = None
     error: BaseException | None = None
     try:
         with directory.watching(run, hooks) if directory else contextlib.nullcontext():
@@ -33,12 +41,21 @@ def fit(pipeline: Pipeline, out: Path | None, *, force: bool, hooks: Hooks | Non
             _train(run, hooks, directory)
             run.notices += _lost(pipeline)
             pipeline.hook_states = hooks.save_state(run)
+            if directory:
+                directory.save(run, hooks)  # judging takes its time, and may be cut short
+            pipeline.judging = True
             _evaluate(run, hooks, directory)
     except BaseException as raised:
         error = raised
         raise
     finally:
-        hooks.run_end(run, error)
+        pipeline.judging = False
+        try:
+            hooks.run_end(run, error)
+        except Exception as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # the first error is what its reader has to mend
     return run
 
 
@@ -46,15 +63,20 @@ def _train(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
     pipeline = run.pipeline
     training = pipeline.training
     every = training.evaluate_every
+    rollbacks = Rollbacks(run, hooks, directory)
     while not run.ending:
-        metrics = pipeline.trainer.step()
-        run.step = pipeline.step
-        hooks.step_end(run, metrics)
+        try:
+            metrics = pipeline.trainer.step()
+            run.step = pipeline.step
+            hooks.step_end(run, {**metrics, **rollbacks.metrics()})
+        except DivergenceError as error:
+            rollbacks.after(error)
+            continue
         if pipeline.interrupted:
             pipeline.hook_states = hooks.save_state(run)
-            raise KeyboardInterrupt
-        if directory and run.step % training.checkpoint_every == 0:
-            directory.save(run, hooks)
+            raise pipeline.interrupted
+        if run.step % training.checkpoint_every == 0:
+            rollbacks.keep()
         if every is not None and run.step % every == 0 and not run.ending:
             _evaluate(run, hooks, directory)
 

@@ -59,10 +59,26 @@ class Training:
             "whether loss and gradient are compiled; auto does so where the run's length pays for it"
         ),
     )
-    on_divergence: Literal["stop"] = field(
+    on_divergence: Literal["stop", "rollback"] = field(
         default="stop",
-        validator=in_(("stop",)),
-        metadata=doc("a non-finite loss, gradient or chain stops the run and is reported"),
+        validator=in_(("stop", "rollback")),
+        metadata=doc(
+            "what a non-finite loss, gradient or chain, or too large a gap, does to the run: it stops, "
+            "or goes back to its last checkpoint with a smaller learning rate and new draws"
+        ),
+    )
+    energy_gap_limit: float = field(
+        default=1e6,
+        validator=gt(0),
+        metadata=doc("largest |energy_gap| in nats that is no divergence; inf for none"),
+    )
+    rollback_factor: float = field(
+        default=0.2,
+        validator=and_(gt(0), le(1)),
+        metadata=doc("what each rollback multiplies the learning rate by"),
+    )
+    max_rollbacks: int = field(
+        default=5, validator=ge(1), metadata=doc("rollbacks after which a run gives up")
     )
     log_every: int = field(
         default=10, validator=ge(1), metadata=doc("steps between metric records")

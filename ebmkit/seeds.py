@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
+
+
+def process_generators() -> dict[str, torch.Tensor]:
+    """The states of torch's own generators, one a device that is in use; nothing is drawn."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        for number, state in enumerate(torch.cuda.get_rng_state_all()):
+            states[f"cuda:{number}"] = state
+    return states
+
+
+def set_process_generators(states: Mapping[str, torch.Tensor]) -> None:
+    """Put torch's own generators to states of ``process_generators``: of a process that is ours."""
+    for device, state in states.items():
+        if device == "cpu":
+            torch.set_rng_state(state.cpu())
+        elif torch.cuda.is_available() and int(device[5:]) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state.cpu(), device)
 
 
 def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -41,6 +41,14 @@ class Trainer:
         weights = self.module.parameters() if self.module is not None else ()
         self.parameters = [p for p in weights if p.requires_grad]
         self.optimizer = optimizer.build(self.parameters) if self.parameters else None
+        groups = self.optimizer.param_groups if self.optimizer else ()
+        self._stated_lr = [group["lr"] for group in groups]
+        self.rollbacks = 0
+        """How often training went back after a divergence."""
+        self.went_back_to = 0
+        """The step that it went back to last."""
+        self.whole = True
+        """Whether weights, optimizer and average are of one step; not while they are updated."""
         self.averaged: nn.Module | None = None
         if training.ema_decay is not None and self.module is not None:
             self.averaged = _copy(self.module)
@@ -62,7 +70,7 @@ class Trainer:
             DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
         """
         module, optimizer = self.check_trainable()
-        generators = [(g, g.get_state()) for _, g in self._generators()]
+        generators = [(g, g.get_state()) for _, g in self.generators()]
         before = self.objective.state, self.objective.step, self.feed.order, self.feed.position
         try:
             return self._step(module, optimizer)
@@ -76,9 +84,10 @@ class Trainer:
     def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Metrics:
         step = self.done
         batch = self._batch(step)
-        if self.lr_schedule is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr_schedule(step)
+        if self.lr_schedule is not None or self.rollbacks:
+            for group, stated in zip(optimizer.param_groups, self._stated_lr, strict=True):
+                lr = stated if self.lr_schedule is None else self.lr_schedule(step)
+                group["lr"] = lr * self.lr_factor
         for parameter in self.parameters:
             parameter.grad = None
         if not module.training:
@@ -99,10 +108,34 @@ class Trainer:
                 "more regularisation of the energy, keeps it finite",
                 step=step,
             )
+        self._check_gap(metrics, step)
+        self.whole = False
         optimizer.step()
         if self.averaged is not None:
             self._average(self.averaged, step)
+        self.whole = True
         return metrics
+
+    @property
+    def lr_factor(self) -> float:
+        """What rollbacks have left of the learning rate."""
+        factor: float = self.training.rollback_factor**self.rollbacks
+        return factor
+
+    def counts(self) -> dict[str, int]:
+        """What became of chains that diverged, and of the run where it may go back."""
+        back = {"rollbacks": self.rollbacks} if self.training.on_divergence == "rollback" else {}
+        return back | self.objective.conduct.counts()
+
+    def _check_gap(self, metrics: Metrics, step: int) -> None:
+        gap, limit = metrics.get("energy_gap"), self.training.energy_gap_limit
+        if gap is not None and abs(float(gap)) > limit:
+            raise DivergenceError(
+                f"the energy gap is {float(gap):.3g} nats at step {step}, beyond "
+                f"training.energy_gap_limit = {limit:g}; a smaller learning rate, or more "
+                "regularisation of the energy, keeps it small",
+                step=step,
+            )
 
     def _give_gradients(self, loss: Tensor, known: dict[Tensor, Tensor] | None) -> None:
         """Give the parameters their gradients, by way of a backward pass where they are not known, or
@@ -149,7 +182,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict() if self.optimizer else None,
             "loss": self.objective.state,
             "chains": self.objective.conduct.counts(),
-            "generators": {name: g.get_state() for name, g in self._generators()},
+            "generators": {name: g.get_state() for name, g in self.generators()},
+            "rollbacks": {"count": self.rollbacks, "went_back_to": self.went_back_to},
             "order": {"rows": self.feed.order, "position": self.feed.position},
         }
 
@@ -171,8 +205,11 @@ class Trainer:
         self.objective.step = state["step"]
         self.objective.state = state["loss"]
         self.objective.conduct.load_counts(state.get("chains", {}))
-        for name, generator in self._generators():
+        for name, generator in self.generators():
             generator.set_state(state["generators"][name].cpu())
+        self.rollbacks = state["rollbacks"]["count"]
+        self.went_back_to = state["rollbacks"]["went_back_to"]
+        self.whole = True
         order = state["order"]["rows"]
         self.feed.order = None if order is None else order.cpu()
         self.feed.position = state["order"]["position"]
@@ -181,7 +218,8 @@ class Trainer:
         named = (("trained", self.module), ("averaged", self.averaged), ("kept", self.kept))
         return [(name, module) for name, module in named if module is not None]
 
-    def _generators(self) -> list[tuple[str, torch.Generator]]:
+    def generators(self) -> list[tuple[str, torch.Generator]]:
+        """The generators that training draws from, by purpose."""
         named = (("loss", self.objective.generator), ("data", self.feed.generator))
         return [(name, generator) for name, generator in named if generator is not None]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ebmkit import Batch, Diagnosis, Pipeline, Run, hookimpl
+from ebmkit import Batch, Diagnosis, Pipeline, Run, UserError, hookimpl
 from ebmkit_reporting import figures
 from ebmkit_reporting.diagnosis import draw_diagnosis
-from ebmkit_reporting.metrics_writer import FILE
+from ebmkit_reporting.metrics_writer import FILE, records
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,8 +32,8 @@ class Pictures:
         if run.directory is None:
             return
         if samples is not None:
-            draw_samples(data.x, samples.x).savefig(run.directory / "samples.png", dpi=120)
-        draw_energy(run.pipeline, data, samples).savefig(run.directory / "energy.png", dpi=120)
+            _write(draw_samples(data.x, samples.x), run.directory / "samples.png")
+        _write(draw_energy(run.pipeline, data, samples), run.directory / "energy.png")
 
     @hookimpl
     def diagnosis_done(self, directory: Path, diagnosis: Diagnosis) -> None:
@@ -44,14 +43,22 @@ class Pictures:
             # That of an earlier diagnosis would pass for this one's.
             path.unlink(missing_ok=True)
         else:
-            figure.savefig(path, dpi=120)
+            _write(figure, path)
 
     @hookimpl
     def run_end(self, run: Run, error: BaseException | None) -> None:  # noqa: ARG002
         if run.directory is not None and (run.directory / FILE).is_file():
             figure = draw_training(run.directory / FILE)
             if figure is not None:
-                figure.savefig(run.directory / "training.png", dpi=120)
+                _write(figure, run.directory / "training.png")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=120)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def draw_samples(data: Tensor, samples: Tensor) -> Figure:
@@ -106,11 +113,12 @@ def draw_energy(pipeline: Pipeline, data: Batch, samples: Batch | None) -> Figur
 
 def draw_training(path: Path) -> Figure | None:
     """Each metric over the training steps; None where none were recorded."""
-    records: list[dict[str, Any]] = [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    names = [
-        n for n in dict.fromkeys(k for r in records for k in r) if n not in ("step", "seconds")
+    found = records(path)
+    names = [n for n in dict.fromkeys(k for r in found for k in r) if n not in ("step", "seconds")]
+    # A run that went back takes steps again: each stretch is a line of its own.
+    stretches = [
+        [r for r in found if r.get("rollbacks", 0) == number]
+        for number in dict.fromkeys(r.get("rollbacks", 0) for r in found)
     ]
     if not names:
         return None
@@ -119,7 +127,9 @@ def draw_training(path: Path) -> Figure | None:
     figure = figures.empty(4.5 * columns, 2.8 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for ax, name in zip(axes, names, strict=False):
-        ax.plot([r["step"] for r in records if name in r], [r[name] for r in records if name in r])
+        for stretch in stretches:
+            told = [r for r in stretch if name in r]
+            ax.plot([r["step"] for r in told], [r[name] for r in told])
         ax.set(title=name, xlabel="step")
         ax.grid(alpha=0.3)
     for ax in axes[len(names) :]:

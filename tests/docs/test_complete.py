@@ -91,4 +91,4 @@ def test_exit_codes_are_documented(pages: dict[str, Any]) -> None:
     classes = [c for c in vars(errors).values() if isinstance(c, type)]
     used = {c.exit_code for c in classes if issubclass(c, errors.EbmkitError)}
     codes = set(map(int, re.findall(r"^\| (\d+) \|", pages["house.md"].text, re.MULTILINE)))
-    assert codes == used | {0, 130}
+    assert codes == used | {0, 130, errors.Terminated.exit_code}

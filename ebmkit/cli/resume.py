@@ -1,0 +1,47 @@
+"""ebmkit resume"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ebmkit.cli._output import notice
+from ebmkit.cli._runs import interruptible, kept_in, say_end
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Go on to so many steps in all, beyond what the run was stated for.",
+)
+@click.option("--device", help="Go on there: auto, cpu, cuda, cuda:i or mps.")
+@click.option(
+    "--accept-versions",
+    is_flag=True,
+    help="Go on with parts of other versions than recorded, which may be other parts.",
+)
+def command(run: Path, steps: int | None, device: str | None, accept_versions: bool) -> None:
+    """Train a run further from its last checkpoint: one that was interrupted or died, or, with --steps,
+    one that has finished.
+
+    It goes on exactly where it was: the weights are those of a run that was never interrupted.
+    """
+    from ebmkit.hooks import Hooks
+    from ebmkit.loading import reopen
+    from ebmkit.seeds import set_process_generators
+
+    overrides = {} if device is None else {"training.device": device}
+    pipeline, kept = reopen(run, steps=steps, accept_versions=accept_versions, **overrides)
+    for line in pipeline.notices:
+        notice(line)
+    hooks = Hooks.installed(stated=pipeline.hooks)
+    for line in hooks.left_out:
+        notice(f"left out: {line}")
+    set_process_generators(kept.get("process", {}))
+    known = len(pipeline.notices)
+    with interruptible(pipeline), kept_in(run, pipeline):
+        ended = pipeline.fit(out=run, resume=True, hooks=hooks)
+    say_end(ended, run, known=known)

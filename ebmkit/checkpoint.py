@@ -7,7 +7,6 @@ place stands as zeros.
 from __future__ import annotations
 
 import collections
-import contextlib
 import hashlib
 import json
 import os
@@ -21,8 +20,10 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ebmkit.errors import RunDirectoryError
+from ebmkit.files import write_atomically
 
 _UNSUMMED = "0" * 64
+_SUM_KEY = b'"sha256":"'
 _LARGEST_HEADER = 100_000_000
 """Bytes; the format's own bound."""
 _CHUNK = 1 << 20
@@ -59,39 +60,6 @@ def read(path: Path, device: torch.device | str = "cpu") -> Any:
     ) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise RunDirectoryError(f"{path}: not a readable checkpoint: {reason}") from error
-
-
-def write_atomically(path: Path, *content: bytes | memoryview) -> None:
-    """Replace a file's content so that a reader sees the old or the new, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        with beside.open("wb") as stream:
-            for part in content:
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(path)
-        _flush_directory(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-        raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-PARTIAL = ".partial"
-"""How names end of files that are not written to their end yet."""
-_SUM_KEY = b'"sha256":"'
-
-
-def _flush_directory(path: Path) -> None:
-    """A new name is on disk only once its directory is."""
-    if os.name == "nt":
-        return  # directories cannot be opened there
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _verified(path: Path) -> Any:

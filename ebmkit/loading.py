@@ -47,10 +47,10 @@ def resume(
 ) -> Run:
     """Train the run of a directory further, from its last checkpoint and in the same directory.
 
-    ``steps`` are those of the whole run where it is to go on beyond what its spec states; schedules
-    stay spread over what they were spread over. Overrides are those of ``load``, and ``hooks`` as in
-    ``fit``. A part that is of another version than recorded is told by a RunWarning where the major
-    version (of 0.x: the minor one) is the same, and else refused unless ``accept_versions``.
+    ``steps`` are those of the whole run where it is to go on beyond what its spec states; schedules of
+    open length are spread over them. Overrides are those of ``load``, and ``hooks`` as in ``fit``. A
+    part that is of another version than recorded is told by a RunWarning where the major version (of
+    0.x: the minor one) is the same, and else refused unless ``accept_versions``.
 
     Raises:
         UserError: the run has done so many steps, or a part is of another version.

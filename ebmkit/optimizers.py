@@ -19,7 +19,8 @@ _UNFIT = {"LBFGS", "SparseAdam", "Muon"}
 # For small networks a step by torch's fused kernels takes a third of the time; on other devices torch
 # chooses well by itself.
 _FUSED = {"adam", "adamw", "sgd"}
-_WAYS = {"fused", "foreach", "capturable", "differentiable"}
+_WAYS = {"capturable", "differentiable"}
+_CHOICES = {"fused", "foreach"}
 
 
 class OptimizerPlan(NamedTuple):
@@ -36,7 +37,8 @@ class OptimizerPlan(NamedTuple):
         if isinstance(self.lr, int | float):
             options["lr"] = self.lr
         on_cpu = all(p.device.type == "cpu" and p.is_floating_point() for p in parameters)
-        if on_cpu and self.name in _FUSED and not _WAYS & options.keys():
+        stated = any(options.get(way) for way in _WAYS) or bool(_CHOICES & options.keys())
+        if on_cpu and self.name in _FUSED and not stated:
             options["fused"] = True
         return self.factory(parameters, **options)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -14,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebmkit.errors import DivergenceError, RunDirectoryError
+from ebmkit.files import PARTIAL, write_atomically
 
 if TYPE_CHECKING:
     import torch
+    from filelock import FileLock
 
     from ebmkit.hooks import Hooks, Run
     from ebmkit.pipeline import Pipeline
 
 SPEC, EVALUATION, STATUS = "spec.toml", "evaluation.json", "status.json"
+LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 
 
@@ -31,6 +33,7 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.keep = 3
+        self._held: FileLock | None = None
 
     @classmethod
     def create(cls, path: Path, pipeline: Pipeline, *, force: bool = False) -> RunDirectory:
@@ -41,21 +44,18 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the directory exists, or cannot be written.
         """
-        from ebmkit.checkpoint import PARTIAL, write_atomically
-
         clear(path, force=force)
-        # Made beside and then renamed: a run that is killed here leaves no directory that holds no run.
-        beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
         try:
-            (beside / CHECKPOINTS).mkdir(parents=True)
-            write_atomically(beside / SPEC, _toml(pipeline))
-            beside.replace(path)
+            (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
             raise RunDirectoryError(
                 f"{path}: cannot be written: {error.strerror or error}"
             ) from error
-        return cls(path)._for(pipeline)
+        directory = cls(path)._for(pipeline)
+        directory._lock()
+        # Last, for it is what makes the directory a run.
+        write_atomically(path / SPEC, _toml(pipeline))
+        return directory
 
     @classmethod
     def reopen(cls, path: Path, pipeline: Pipeline) -> RunDirectory:
@@ -64,9 +64,8 @@ class RunDirectory:
         Raises:
             RunDirectoryError: there is no run, or the directory cannot be written.
         """
-        from ebmkit.checkpoint import PARTIAL, write_atomically
-
         directory = cls.open(path)._for(pipeline)
+        directory._lock()
         if (path / SPEC).read_bytes() != (content := _toml(pipeline)):
             write_atomically(path / SPEC, content)
         for folder in (path, path / CHECKPOINTS):
@@ -88,6 +87,29 @@ class RunDirectory:
                 "`ebmkit train` wrote"
             )
         return cls(path)
+
+    def _lock(self) -> None:
+        """Have the run to oneself until ``close``; the system unlocks it when a process dies."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunDirectoryError(
+                f"{self.path}: another process is training this run; wait for its end, or end it"
+            ) from None
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path}: cannot be written: {error.strerror or error}"
+            ) from error
+        self._held = lock
+
+    def close(self) -> None:
+        """Let other processes have the run."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def _for(self, pipeline: Pipeline) -> RunDirectory:
         self.keep = pipeline.training.keep_checkpoints
@@ -205,8 +227,6 @@ class RunDirectory:
         self._write_json(EVALUATION, result)
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        from ebmkit.checkpoint import write_atomically
-
         write_atomically(self.path / name, (strict_json(value) + "\n").encode())
 
 
@@ -235,6 +255,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _free(path: Path) -> bool:
+    """Whether nothing is in a directory but what a run that was killed at its very start leaves."""
+    left = [p for p in path.iterdir() if p.name != LOCK and not p.name.endswith(PARTIAL)]
+    return all(p.name == CHECKPOINTS and p.is_dir() and not any(p.iterdir()) for p in left)
+
+
 def clear(path: Path, *, force: bool) -> None:
     """Make way for a run at ``path``.
 
@@ -242,7 +268,7 @@ def clear(path: Path, *, force: bool) -> None:
         RunDirectoryError: something is there that may not be overwritten.
     """
     try:
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists() or (path.is_dir() and _free(path)):
             return
         if not force:
             raise RunDirectoryError(f"{path}: exists already; choose another --out, or --force")
@@ -250,6 +276,9 @@ def clear(path: Path, *, force: bool) -> None:
             raise RunDirectoryError(
                 f"{path}: exists and holds no run, so --force does not touch it; choose another --out"
             )
+        held = RunDirectory(path)
+        held._lock()
         shutil.rmtree(path)
+        held.close()
     except OSError as error:
         raise RunDirectoryError(f"{path}: cannot be used: {error.strerror or error}") from error

@@ -23,12 +23,12 @@ def fit(
     from ebmkit.rundir import RunDirectory
 
     pipeline.trainer.check_trainable()
+    hooks = hooks if hooks is not None else Hooks.installed(stated=pipeline.hooks)
     directory: RunDirectory | None = None
     if out is not None and resume:
         directory = RunDirectory.reopen(out, pipeline)
     elif out is not None:
         directory = RunDirectory.create(out, pipeline, force=force)
-    hooks = hooks if hooks is not None else Hooks.installed(stated=pipeline.hooks)
     steps = pipeline.training.steps or 0
     notices = [*pipeline.notices, *hooks.left_out]
     run = Run(pipeline, directory.path if directory else None, steps, pipeline.step, notices)
@@ -56,6 +56,9 @@ def fit(
             if error is None:
                 raise
             error.add_note(str(failure))  # the first error is what its reader has to mend
+        finally:
+            if directory:
+                directory.close()
     return run
 
 

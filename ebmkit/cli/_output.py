@@ -48,11 +48,13 @@ def warnings_as_notices() -> Iterator[None]:
         else:
             former(message, category, *rest, **more)
 
+    from ebmkit.provenance import RunWarning
     from ebmkit.versioning import EbmkitDeprecationWarning
 
     with warnings.catch_warnings():
         # Python hides these outside of scripts, and the user of a command is whom they concern.
         warnings.simplefilter("default", EbmkitDeprecationWarning)
+        warnings.simplefilter("always", RunWarning)
         warnings.showwarning = show
         yield
 

@@ -44,7 +44,7 @@ def command(
     """
     import json
 
-    from ebmkit.checkpoint import write_atomically
+    from ebmkit.files import write_atomically
     from ebmkit.diagnostics import diagnose
     from ebmkit.hooks import Hooks
     from ebmkit.loading import load

@@ -26,7 +26,7 @@ def command(run: Path, count: int, out: Path, steps: int | None, seed: int | Non
     import numpy as np
 
     from ebmkit.chains import ChainInterrupt
-    from ebmkit.checkpoint import write_atomically
+    from ebmkit.files import write_atomically
     from ebmkit.loading import load
     from ebmkit.seeds import stream
 

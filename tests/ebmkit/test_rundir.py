@@ -55,6 +55,7 @@ class TestATrainedRun:
             "training.png",
             "evaluation.json",
             "status.json",
+            ".lock",
         }
         for name in ("samples.png", "energy.png", "training.png"):
             assert (out / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

@@ -29,10 +29,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt) as error:
         # What was interrupted may have said so; click chains it to its own.
-        cause = error.__cause__ or error
-        said = str(cause)
+        said = str(error.__cause__ or error)
         click.echo(f"interrupted{' ' * bool(said)}{said}", err=True)
-        return getattr(cause, "exit_code", 130)
+        return 143 if _terminated(error) else 130
     except EbmkitError as error:
         for line in str(error).splitlines() or [type(error).__name__]:
             click.echo(f"error: {line}", err=True)
@@ -57,6 +56,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"error: a fault in {culprit(error)}: {type(error).__name__}: {error}", err=True)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def _terminated(error: BaseException | None) -> bool:
+    """Whether what ended the command goes back to SIGTERM; chains raise an error of their own from it."""
+    from ebmkit.errors import Terminated
+
+    while error is not None and not isinstance(error, Terminated):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class Training:
     energy_gap_limit: float = field(
         default=1e6,
         validator=gt(0),
-        metadata=doc("largest |energy_gap| in nats that is no divergence; inf for none"),
+        metadata=doc("largest |energy_gap| in nats that is no divergence"),
     )
     rollback_factor: float = field(
         default=0.2,

@@ -44,8 +44,8 @@ def command(
     """
     import json
 
-    from ebmkit.files import write_atomically
     from ebmkit.diagnostics import diagnose
+    from ebmkit.files import write_atomically
     from ebmkit.hooks import Hooks
     from ebmkit.loading import load
     from ebmkit.seeds import stream

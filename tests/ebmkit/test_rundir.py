@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -272,36 +267,6 @@ class TestEndings:
         status = self.status(tmp_path / "run")
         assert (status["status"], status["step"]) == ("interrupted", 4)
         assert ebmkit.load(tmp_path / "run", dataset=ROWS).step == 4
-
-    def test_control_c(self, small: Any, tmp_path: Path) -> None:
-        spec, out = tmp_path / "p.toml", tmp_path / "run"
-        tables = copy.deepcopy(small)
-        tables["training"] |= {"steps": 10**7, "log_every": 1}
-        spec.write_text(to_toml(tables))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ebmkit", "train", str(spec), "--out", str(out)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            metrics = out / "metrics.jsonl"
-            deadline = time.monotonic() + 90
-            while not (metrics.is_file() and metrics.stat().st_size):
-                assert process.poll() is None, process.communicate()
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        assert process.returncode == 130
-        assert "Traceback" not in err
-        assert "interrupted after step" in err
-        status = self.status(out)
-        assert status["status"] == "interrupted"
-        assert ebmkit.load(out).step == status["step"] > 0
 
 
 def test_a_run_that_was_moved_loads_all_the_same(trained: Any, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _terminated(error: BaseException | None) -> bool:
-    """Whether what ended the command goes back to SIGTERM; chains raise an error of their own from it."""
+    """Whether what ended the command goes back to SIGTERM, from which chains raise their own error."""
     from ebmkit.errors import Terminated
 
     while error is not None and not isinstance(error, Terminated):

@@ -42,7 +42,7 @@ def interruptible(pipeline: Pipeline) -> Iterator[None]:
 @contextmanager
 def kept_in(out: Path, pipeline: Pipeline) -> Iterator[None]:
     """Say of a run that ends before its time where it is kept, and how it is gone on with."""
-    from ebmkit.errors import UserError
+    from ebmkit.errors import DivergenceError, UserError
 
     def say(how: str, error: BaseException) -> None:
         from ebmkit.rundir import RunDirectory, step_of
@@ -52,7 +52,8 @@ def kept_in(out: Path, pipeline: Pipeline) -> Iterator[None]:
         kept = RunDirectory(out).checkpoints()
         last = f"; its last checkpoint is of step {step_of(kept[-1])}" if kept else ""
         click.echo(f"{how} after step {pipeline.step}; kept in {out}{last}", err=True)
-        click.echo(f"to go on: ebmkit resume {out}", err=True)
+        again = " --set training.on_divergence=rollback" * isinstance(error, DivergenceError)
+        click.echo(f"to go on: ebmkit resume {out}{again}", err=True)
 
     try:
         yield

@@ -8,6 +8,7 @@ import click
 
 from ebmkit.cli._output import notice
 from ebmkit.cli._runs import interruptible, kept_in, say_end
+from ebmkit.cli._spec import set_option
 
 
 @click.command()
@@ -17,23 +18,34 @@ from ebmkit.cli._runs import interruptible, kept_in, say_end
     type=click.IntRange(min=1),
     help="Go on to so many steps in all, beyond what the run was stated for.",
 )
-@click.option("--device", help="Go on there: auto, cpu, cuda, cuda:i or mps.")
+@set_option
+@click.option("--device", help="Same as --set training.device=D.")
 @click.option(
     "--accept-versions",
     is_flag=True,
     help="Go on with parts of other versions than recorded, which may be other parts.",
 )
-def command(run: Path, steps: int | None, device: str | None, accept_versions: bool) -> None:
+def command(
+    run: Path,
+    steps: int | None,
+    assignments: tuple[str, ...],
+    device: str | None,
+    accept_versions: bool,
+) -> None:
     """Train a run further from its last checkpoint: one that was interrupted or died, or, with --steps,
     one that has finished.
 
-    It goes on exactly where it was: the weights are those of a run that was never interrupted.
+    It goes on exactly where it was: the weights are those of a run that was never interrupted, unless
+    --set changes what it trains by.
     """
     from ebmkit.hooks import Hooks
     from ebmkit.loading import reopen
     from ebmkit.seeds import set_process_generators
+    from ebmkit.spec import parse_assignment
 
-    overrides = {} if device is None else {"training.device": device}
+    overrides = dict(map(parse_assignment, assignments))
+    if device is not None:
+        overrides["training.device"] = device
     pipeline, kept = reopen(run, steps=steps, accept_versions=accept_versions, **overrides)
     for line in pipeline.notices:
         notice(line)

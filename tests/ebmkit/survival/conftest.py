@@ -96,7 +96,11 @@ def straight_and_resumed(tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
         hooks = {"interrupt": InterruptAt(second), **pipeline.hooks}
         with pytest.raises(KeyboardInterrupt):
             pipeline.fit(out=parts, resume=True, hooks=Hooks(hooks))
-        ebmkit.resume(parts, hooks=Hooks(ebmkit.load(parts, **copy.deepcopy(overrides)).hooks), **copy.deepcopy(overrides))
+        ebmkit.resume(
+            parts,
+            hooks=Hooks(ebmkit.load(parts, **copy.deepcopy(overrides)).hooks),
+            **copy.deepcopy(overrides),
+        )
         return last(whole), last(parts)
 
     return both

@@ -1,9 +1,9 @@
 """Kills training runs at random moments and inside the writing of checkpoints, and lets them go on.
 
-``python kills.py FOLDER KILLS INJECTED SEED`` prints as JSON how often each moment was hit and what was
-found: whether every checkpoint could be read after every kill, and whether each run ended with the bits
-and records of one that was never disturbed. A process with everything imported forks each run, so that a
-kill costs no second start.
+``python kills.py FOLDER KILLS INJECTED SEED`` prints as JSON how often each moment was hit and what
+was found: whether every checkpoint could be read after every kill, and whether each run ended with
+the bits and records of one that was never disturbed. A process with everything imported forks each
+run, so that a kill costs no second start.
 """
 
 from __future__ import annotations

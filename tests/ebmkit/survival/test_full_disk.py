@@ -1,4 +1,4 @@
-"""Disks that are full, directories that are read-only or gone: a clear error, the last checkpoint whole."""
+"""Full disks, directories that are read-only or gone: a clear error, the last checkpoint whole."""
 
 from __future__ import annotations
 
@@ -125,6 +125,28 @@ def test_checkpoints_that_were_moved_away(spec: Any, tmp_path: Path) -> None:
     assert ebmkit.load(out).step == 4
 
 
+LIMITED = """
+import resource, sys
+from ebmkit.__main__ import run
+from ebmkit_reporting import metrics_writer, pictures
+
+def limited(function):
+    def called(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+        return function(*arguments)
+    return called
+
+file, spec, out = sys.argv[1:]
+if file == "samples.png":
+    pictures._write = limited(pictures._write)
+else:
+    writer = metrics_writer.MetricsWriter
+    writer._writing = limited(writer._writing)
+words = ["train", spec, "--out", out, "--set", "training.checkpoint_every=1000"]
+sys.exit(run(words))
+"""
+
+
 @pytest.mark.parametrize("file", ["metrics.jsonl", "samples.png"])
 def test_what_hooks_write(
     file: str, spec: Any, tmp_path: Path, limit: Callable[[int], None]
@@ -132,21 +154,8 @@ def test_what_hooks_write(
     path, out = tmp_path / "p.toml", tmp_path / "run"
     spec["training"]["steps"] = 60
     path.write_text(to_toml(spec))
-    code = (
-        "import resource, sys\n"
-        "from ebmkit.__main__ import run\n"
-        "from ebmkit_reporting import metrics_writer, pictures\n"
-        "def limited(f):\n"
-        "    def g(*a, **k):\n"
-        "        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))\n"
-        "        return f(*a, **k)\n"
-        "    return g\n"
-        f"if {file!r} == 'samples.png': pictures._write = limited(pictures._write)\n"
-        "else: metrics_writer.MetricsWriter._writing = limited(metrics_writer.MetricsWriter._writing)\n"
-        f"sys.exit(run(['train', {str(path)!r}, '--out', {str(out)!r}, '--set', 'training.checkpoint_every=1000']))"
-    )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", LIMITED, file, str(path), str(out)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -156,7 +165,9 @@ def test_what_hooks_write(
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert errors[0].startswith(f"error: {out / file}: cannot be written: {os.strerror(errno.EFBIG)}")
+    assert errors[0].startswith(
+        f"error: {out / file}: cannot be written: {os.strerror(errno.EFBIG)}"
+    )
     assert RunDirectory(out).status()["status"] in ("failed", "running")
 
 
@@ -164,7 +175,8 @@ IN_A_NAMESPACE = """
 set -e
 mkdir -p "$1"
 mount -t tmpfs -o size=$3k none "$1"
-OMP_NUM_THREADS=1 "$2" -m ebmkit --no-plugin ebmkit-core:pictures train "$4" --out "$1/run" || echo "code $?"
+export OMP_NUM_THREADS=1
+"$2" -m ebmkit --no-plugin ebmkit-core:pictures train "$4" --out "$1/run" || echo "code $?"
 cp -r "$1/run" "$5"
 """
 
@@ -175,7 +187,10 @@ def test_a_small_disk(spec: Any, tmp_path: Path, last_of: Any, differing: Any) -
     spec["training"]["keep_checkpoints"] = 20
     path.write_text(to_toml(spec))
     words = ["unshare", "-rm", "sh", "-c", IN_A_NAMESPACE, "sh"]
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(["unshare", "-rm", "true"], check=False).returncode
+    ):
         words = []
     if not words:
         pytest.skip("no namespaces here; test_a_quota has the same by a limit on files")

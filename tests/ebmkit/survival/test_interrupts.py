@@ -65,7 +65,10 @@ def test_a_signal_and_going_on(
     step = status["step"]
     assert status["status"] == "interrupted" and step > 0
     assert f"{number.name}: ending after this step; again to end at once" in err
-    assert f"interrupted after step {step}; kept in {out}; its last checkpoint is of step {step}" in err
+    assert (
+        f"interrupted after step {step}; kept in {out}; its last checkpoint is of step {step}"
+        in err
+    )
     assert f"to go on: ebmkit resume {out}" in err
     assert ebmkit.load(out).step == step
     assert cli("resume", out, "--steps", step + 3).code == 0
@@ -112,7 +115,12 @@ class Signalling:
 @pytest.mark.parametrize("place", ["draw", "update", "average"])
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_second_one_ends_at_once_and_the_step_counts_as_not_taken(
-    number: signal.Signals, code: int, place: str, small: Any, tmp_path: Path, last_of: Any,
+    number: signal.Signals,
+    code: int,
+    place: str,
+    small: Any,
+    tmp_path: Path,
+    last_of: Any,
     differing: Any,
 ) -> None:
     from ebmkit.cli._runs import interruptible

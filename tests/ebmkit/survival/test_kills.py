@@ -1,4 +1,4 @@
-"""Runs that are killed, at random moments and inside the writing of checkpoints, end as if they were not.
+"""Runs that are killed, at random and inside the writing of checkpoints, end as if they were not.
 
 Twelve kills here; ``EBMKIT_KILLS=200`` is for the long run, of which a quarter is inside the writing.
 """

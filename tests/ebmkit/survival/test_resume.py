@@ -30,8 +30,13 @@ def test_epochs_labels_clipping_and_noise(
     spec["dataset"] = {"use": "digits"}
     spec["model"] = {"use": "mlp", "hidden": [8], "conditional": True}
     spec["training"] = {
-        **{"epochs": 1, "batch_size": 150, "data_noise": 0.05, "gradient_clip": 0.5, "seed": 4},
-        **{"ema_decay": 0.9, "device": "cpu"},
+        "epochs": 1,
+        "batch_size": 150,
+        "data_noise": 0.05,
+        "gradient_clip": 0.5,
+        "seed": 4,
+        "ema_decay": 0.9,
+        "device": "cpu",
     }
     spec["loss"] |= {"buffer_size": 200}
     whole, parts = straight_and_resumed(spec, 3, 8)
@@ -160,7 +165,9 @@ class TestTornCheckpoints:
             else:
                 content[at:] = bytes(length)
         newest.write_bytes(content)
-        with pytest.warns(RunWarning, match=rf"{newest.name}: not a readable.*step-00000006") as said:
+        with pytest.warns(
+            RunWarning, match=rf"{newest.name}: not a readable.*step-00000006"
+        ) as said:
             assert ebmkit.load(run).step == 6
         assert len(said) == 1
 
@@ -175,7 +182,9 @@ class TestTornCheckpoints:
         assert said.code == 0
         assert f"{newest.name}: not a readable checkpoint" in said.err
         assert not differing(last_of(run), last_of(run.parent / "straight"))
-        steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+        steps = [
+            json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()
+        ]
         assert steps == sorted(set(steps))
 
     def test_all_of_them(self, run: Path, cli: Callable[..., Any]) -> None:
@@ -258,7 +267,9 @@ class TestVersions:
 
     def test_surroundings(self) -> None:
         assert moved({"torch": "2.6", "threads": 2}, {"torch": "2.6", "threads": 2}) == ""
-        assert moved({"torch": "2.6"}, {"torch": "2.7", "threads": 1}) == "torch 2.6 then and 2.7 now"
+        assert (
+            moved({"torch": "2.6"}, {"torch": "2.7", "threads": 1}) == "torch 2.6 then and 2.7 now"
+        )
 
     @pytest.fixture
     def run(self, small: Any, tmp_path: Path, train_to: Any) -> Path:
@@ -275,7 +286,9 @@ class TestVersions:
         self.recorded(run, "1.99.0")
         said = cli("resume", run)
         assert said.code == 0
-        assert "sampler langevin was of ebmkit-core==1.99.0 and is of ebmkit-core==1.0.0" in said.err
+        assert (
+            "sampler langevin was of ebmkit-core==1.99.0 and is of ebmkit-core==1.0.0" in said.err
+        )
 
     def test_another_major_version_is_refused(self, run: Path, cli: Callable[..., Any]) -> None:
         self.recorded(run, "7.0.0")

@@ -1,4 +1,4 @@
-"""Every built-in loss with every built-in sampler, interrupted twice: bit for bit the run that was not."""
+"""Every built-in loss with every sampler, interrupted twice: bit for bit the run that was not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 DISCRETE = {"gibbs", "gibbs-with-gradients"}
 TRAININGS = {
     "momentum": {"optimizer": {"use": "sgd", "lr": 1e-2, "momentum": 0.9}},
-    "ema": {"optimizer": {"use": "adam", "lr": {"use": "cosine", "start_value": 1e-2, "end_value": 0.0}}, "ema_decay": 0.9},
+    "ema": {
+        "optimizer": {
+            "use": "adam",
+            "lr": {"use": "cosine", "start_value": 1e-2, "end_value": 0.0},
+        },
+        "ema_decay": 0.9,
+    },
 }
 SCORES: dict[str, dict[str, Any]] = {
     "score-matching": {},

@@ -16,6 +16,7 @@ import ebmkit
 from ebmkit import DivergenceError, hookimpl
 from ebmkit.hooks import Hooks
 from ebmkit.rundir import RunDirectory, step_of
+from ebmkit.spec import to_toml
 
 ROWS = torch.linspace(-1, 1, 140).reshape(70, 2)
 
@@ -24,8 +25,13 @@ ROWS = torch.linspace(-1, 1, 140).reshape(70, 2)
 def spec(small: Any) -> Any:
     tables = copy.deepcopy(small)
     tables["training"] |= {
-        **{"steps": 12, "checkpoint_every": 3, "on_divergence": "rollback", "log_every": 1},
-        **{"optimizer": {"use": "sgd", "lr": 0.64}, "rollback_factor": 0.5, "max_rollbacks": 4},
+        "steps": 12,
+        "checkpoint_every": 3,
+        "on_divergence": "rollback",
+        "log_every": 1,
+        "optimizer": {"use": "sgd", "lr": 0.64},
+        "rollback_factor": 0.5,
+        "max_rollbacks": 4,
     }
     return tables
 
@@ -123,7 +129,9 @@ def test_it_gives_up(spec: Any, tmp_path: Path, last_of: Any) -> None:
     assert "given up after 4 rollbacks" in status["reason"]
     pipeline = ebmkit.load(tmp_path / "run")
     assert pipeline.step == 6
-    assert all(v.isfinite().all() for v in pipeline.trainer.state_dict()["weights"]["trained"].values())
+    assert all(
+        v.isfinite().all() for v in pipeline.trainer.state_dict()["weights"]["trained"].values()
+    )
 
 
 def test_a_schedule_is_multiplied(spec: Any) -> None:
@@ -142,6 +150,7 @@ def test_interrupted_after_it_went_back(
     def fitted(out: Path, interrupt: bool) -> None:
         pipeline = ebmkit.compose(copy.deepcopy(spec))
         Failing(8).within(pipeline)
+
         class At10:
             @hookimpl
             def step_end(self, run: Any) -> None:
@@ -212,7 +221,9 @@ class TestTheGap:
 
     def test_beyond_the_limit_is_divergence(self, steep: Any, tmp_path: Path) -> None:
         steep["training"]["energy_gap_limit"] = 1e3
-        with pytest.raises(DivergenceError, match=r"the energy gap is .* training.energy_gap_limit = 1000"):
+        with pytest.raises(
+            DivergenceError, match=r"the energy gap is .* training.energy_gap_limit = 1000"
+        ):
             ebmkit.compose(steep).fit(out=tmp_path / "run", hooks=Hooks({}))
         assert RunDirectory(tmp_path / "run").status()["status"] == "diverged"
 
@@ -223,10 +234,32 @@ class TestTheGap:
         assert "energy_gap_limit" not in str(caught.value)
 
     def test_going_back_until_it_is_stable(self, steep: Any, tmp_path: Path) -> None:
-        steep["training"] |= {"on_divergence": "rollback", "energy_gap_limit": 1e3, "rollback_factor": 0.01}
+        steep["training"] |= {
+            "on_divergence": "rollback",
+            "energy_gap_limit": 1e3,
+            "rollback_factor": 0.01,
+        }
         run = ebmkit.compose(steep).fit(out=tmp_path / "run", hooks=Hooks({}))
         assert run.step == 40
         assert 0 < RunDirectory(tmp_path / "run").status()["rollbacks"] <= 5
+
+
+def test_a_run_that_diverged_goes_on_by_another_policy(
+    small: Any, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    spec, path, out = copy.deepcopy(small), tmp_path / "p.toml", tmp_path / "run"
+    spec["training"] |= {"optimizer": {"use": "sgd", "lr": 1e3}, "steps": 40, "checkpoint_every": 1}
+    path.write_text(to_toml(spec))
+    said = cli("train", path, "--out", out)
+    assert said.code == 1
+    assert f"to go on: ebmkit resume {out} --set training.on_divergence=rollback" in said.err
+    assert cli("resume", out).code == 1
+    words = ["training.on_divergence=rollback", "training.rollback_factor=0.01"]
+    said = cli("resume", out, *(w for word in words for w in ("--set", word)))
+    assert said.code == 0, said.err
+    assert "rollback 1 of 5: back to step" in said.err
+    assert RunDirectory(out).status()["rollbacks"] >= 1
+    assert 'on_divergence = "rollback"' in (out / "spec.toml").read_text()
 
 
 def test_other_errors_do_not_go_back(spec: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -55,7 +55,7 @@ def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:
     if isinstance(source, Spec):
         return source
     if isinstance(source, Mapping):
-        return Spec(tables=dict(source))
+        return Spec(tables=dict(source)).bounded()
     path = Path(source)
     if path.is_dir():
         raise SpecError([Problem("", "is a directory; ebmkit.load(...) opens a run")], str(source))
@@ -72,29 +72,42 @@ def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:
     return read_toml(found)
 
 
+class _Plans(NamedTuple):
+    parts: dict[str, Any]
+    sections: dict[str, Call | None]
+    optimizer: optimizers.OptimizerPlan | None
+    hooks: dict[str, Call]
+
+
 class _Composer:
     def __init__(self, spec: Spec) -> None:
         self.spec = _with_wrapped_data(spec)
         self.planner = Planner(self.spec, registry())
         self.notices = list(spec.notices)
 
-    def pipeline(self) -> Pipeline:
+    def plan(self) -> _Plans:
+        """Every name, key, type and bound checked; nothing is built."""
         tables = self.spec.tables
         planner = self.planner
         planner.problems += check_sections(self.spec)
-        plans: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
         for kind in PARTS:
             if kind in tables:
-                plans[kind] = planner.part(kind, tables[kind], kind, (kind,))
+                parts[kind] = planner.part(kind, tables[kind], kind, (kind,))
             elif kind != "sampler":
                 planner.problems.append(Problem(kind, f"missing: the pipeline needs a {kind}"))
         sections = {name: self._section(name, factory) for name, factory in TABLES.items()}
         optimizer = self._optimizer(sections["training"])
-        hook_plans = planner.hooks(tables.get("hooks", {}))
-        builder = Builder(plans)
-        if circle := checks.cycles(self.spec, plans):
+        hooks = planner.hooks(tables.get("hooks", {}))
+        if circle := checks.cycles(self.spec, parts):
             planner.problems += circle
             self._raise()  # parts in a circle cannot be built, and so not be checked any further
+        return _Plans(parts, sections, optimizer, hooks)
+
+    def pipeline(self) -> Pipeline:
+        plans, sections, optimizer, hook_plans = self.plan()
+        planner = self.planner
+        builder = Builder(plans)
         planned = not planner.problems
         # Parts that hold no weights are plain records: building them draws nothing, and lets one
         # report hold the problems of the whole.

@@ -22,6 +22,20 @@ class UserError(EbmkitError):
     exit_code = 2
 
 
+_TOLD = 100
+
+
+def legible(text: str, most: int = 4000) -> str:
+    """A text of a stranger's as a terminal can show it: no character that moves the cursor, and its
+    middle left out where it is long."""
+    if len(text) > most:
+        half = most // 2
+        text = f"{text[:half]} … {len(text) - 2 * half:,} characters … {text[-half:]}"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 class Problem(NamedTuple):
     """One thing that is wrong with a spec."""
 
@@ -35,7 +49,8 @@ class Problem(NamedTuple):
     def render(self, origin: str | None = None) -> str:
         """The problem in one line, as ``file:line: path: message``."""
         place = f"{origin}:{self.line}" if origin and self.line else origin
-        return ": ".join(part for part in (place, self.path, self.message) if part)
+        parts = (place, legible(self.path, 200), legible(self.message))
+        return ": ".join(part for part in parts if part)
 
 
 def at_field(path: str, message: str, fields: Container[str]) -> tuple[str, str]:
@@ -46,7 +61,7 @@ def at_field(path: str, message: str, fields: Container[str]) -> tuple[str, str]
 
 
 class SpecError(UserError):
-    """A spec with one problem or several, all of them reported at once."""
+    """A spec with one problem or several, all of them reported at once; of very many the first 100."""
 
     def __init__(self, problems: Sequence[Problem], origin: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -54,8 +69,10 @@ class SpecError(UserError):
         lines = [
             # A key that an override set stands in no file.
             problem.render(origin if problem.line or not problem.path else None)
-            for problem in self.problems
+            for problem in self.problems[:_TOLD]
         ]
+        if more := len(self.problems) - len(lines):
+            lines.append(f"and {more:,} more problems")
         super().__init__("\n".join(lines))
 
 

@@ -13,6 +13,8 @@ _DOTTED = rf"\s*{_KEY}(?:\s*\.\s*{_KEY})*\s*"
 _STATEMENT = re.compile(rf"{_DOTTED}=|\s*\[\[?{_DOTTED}\]\]?\s*(?:#.*)?$")
 _ATTEMPTS = 50
 """Beginnings of a statement that are parsed in search of its end."""
+_AGAIN = 4
+"""Times that the text is parsed in all, where statements are long."""
 
 
 def line_of(text: str, keys: Sequence[str]) -> int | None:
@@ -39,15 +41,18 @@ def _statements(lines: Sequence[str]) -> Iterator[tuple[int, bool, Mapping[str, 
     """Each header and each assignment with its line, told by the parser itself: a statement ends
     where what stands between it and the next one parses alone."""
     start, attempts = 0, 0
+    budget = _AGAIN * sum(len(line) + 1 for line in lines)
     for end, line in enumerate(lines, 1):
         if start == end - 1 and (not line.strip() or line.lstrip().startswith("#")):
             start = end
         elif end == len(lines) or _STATEMENT.match(lines[end]):
+            said = "\n".join(lines[start:end])
+            budget -= len(said)
             try:
-                tables = tomllib.loads("\n".join(lines[start:end]))
-            except (tomllib.TOMLDecodeError, RecursionError):
+                tables = tomllib.loads(said)
+            except (ValueError, RecursionError):
                 attempts += 1
-                if attempts > _ATTEMPTS:
+                if attempts > _ATTEMPTS or budget < 0:
                     return  # a long string that looks like statements: its line matters less
                 continue
             yield start + 1, lines[start].lstrip().startswith("["), tables

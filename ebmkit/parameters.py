@@ -24,6 +24,8 @@ PROTOCOLS: dict[Any, str] = {
     Dataset: "dataset",
 }
 REQUIRED = inspect.Parameter.empty
+_TOLD = 20
+"""Values of one list that are told to be wrong."""
 
 
 class Parameter(NamedTuple):
@@ -255,6 +257,8 @@ def _sequence(value: Any, kind: Any) -> Any:
         result, found = structure(item, member)
         converted.append(result)
         complaints += [(f"[{position}]{path}", message) for path, message in found]
+        if len(complaints) >= _TOLD:
+            break
     if complaints:
         raise _ComplaintsError(complaints)
     return origin(converted) if origin else converted

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+from ebmkit.bounds import MOST_PARTS
 from ebmkit.errors import BrokenPluginError, Problem, UnknownPartError, UserError, did_you_mean
 from ebmkit.fitness import lacks, misfit
 from ebmkit.parameters import (
@@ -223,6 +224,9 @@ class Planner:
     def _parts(self, kind: str, value: Any, path: str, inside: tuple[str, ...]) -> list[Any]:
         if not isinstance(value, list | tuple):
             self.report(path, f"expected a list of {kind}s, got {value!r}")
+            return []
+        if len(value) > MOST_PARTS:
+            self.report(path, f"expected at most {MOST_PARTS} {kind}s, got {len(value):,}")
             return []
         return [self.part(kind, item, f"{path}[{i}]", inside) for i, item in enumerate(value)]
 

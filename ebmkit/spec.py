@@ -11,12 +11,13 @@ from typing import Any
 
 import attrs
 
+from ebmkit.bounds import DEPTH, DOTS, excess, overlong_key
 from ebmkit.errors import Problem, SpecError, did_you_mean
 from ebmkit.lines import line_of
 
 PARTS = ("model", "sampler", "loss", "dataset")
 SECTIONS = (*PARTS, "training", "chains", "evaluation", "hooks", "parts")
-SIZE_LIMIT = 1_000_000
+SIZE_LIMIT = 2**18
 """Bytes of a pipeline file; a longer one is refused before it is parsed."""
 
 
@@ -52,7 +53,12 @@ class Spec:
 
         Setting ``use`` to another name replaces that table: the former part's keys are dropped and
         a notice says so. A table given as a value is merged into the one that is there.
+
+        Raises:
+            SpecError: a path leads through what is no table, or is longer than tables nest.
         """
+        if (found := excess(overrides)) is not None:
+            raise SpecError([Problem(".".join(found[0]), found[1])])
         tables = copy_tables(self.tables)
         notices = list(self.notices)
         for path, value in overrides.items():
@@ -60,7 +66,17 @@ class Spec:
         paths = tuple(overrides)
         return attrs.evolve(
             self, tables=tables, notices=tuple(notices), overridden=self.overridden + paths
-        )
+        ).bounded()
+
+    def bounded(self) -> Spec:
+        """The spec itself.
+
+        Raises:
+            SpecError: it is too deep or has too many keys, or a number is too long.
+        """
+        if (found := excess(self.tables)) is not None:
+            raise SpecError([self.problem(".".join(found[0]), found[1])], self.origin)
+        return self
 
 
 def read_toml(path: Path) -> Spec:
@@ -86,14 +102,18 @@ def parse_toml(text: str, origin: str) -> Spec:
     """A spec from TOML text.
 
     Raises:
-        SpecError: the text is not TOML; the message has line and column.
+        SpecError: the text is not TOML; the message has line and column. Or it is larger than a
+            pipeline's tables may be.
     """
+    if (line := overlong_key(text)) is not None:
+        said = f"more than {DOTS} dots, as of a key that leads too deep (at line {line})"
+        raise SpecError([Problem("", said)], origin)
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise SpecError([Problem("", f"not valid TOML: {reason}")], origin) from None
-    return Spec(tables=tables, origin=origin, text=text)
+    return Spec(tables=tables, origin=origin, text=text).bounded()
 
 
 def to_toml(tables: Mapping[str, Any]) -> str:
@@ -121,7 +141,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         parsed = tomllib.loads(f"value = {value}")
     except (tomllib.TOMLDecodeError, RecursionError, ValueError):
         parsed = {}
-    if list(parsed) != ["value"]:
+    if overlong_key(text) is not None or list(parsed) != ["value"]:
         raise SpecError([Problem("", f"--set {text!r}: {value!r} is not a TOML value")])
     return path, parsed["value"]
 
@@ -156,6 +176,8 @@ def check_sections(spec: Spec) -> list[Problem]:
 
 def _set(tables: dict[str, Any], path: str, value: Any, notices: list[str]) -> None:
     keys = split_path(path)
+    if len(keys) > DEPTH:
+        raise SpecError([Problem(path, f"expected at most {DEPTH} keys, got {len(keys)}")])
     table = tables
     for depth, key in enumerate(keys[:-1]):
         here = ".".join(keys[: depth + 1])

@@ -57,7 +57,7 @@ class TestReading:
     def test_a_file_too_large(self, tmp_path: Path) -> None:
         path = tmp_path / "p.toml"
         path.write_text("#" * (SIZE_LIMIT + 1))
-        assert "larger than 1,000,000 bytes" in self.said(path)
+        assert "larger than 262,144 bytes" in self.said(path)
 
     def test_depth_without_end(self, tmp_path: Path) -> None:
         path = tmp_path / "p.toml"

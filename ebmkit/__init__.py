@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ebmkit.loops import tracing as tracing
     from ebmkit.loops import while_loop as while_loop
     from ebmkit.lowering import CompileWarning as CompileWarning
+    from ebmkit.memory import expect_memory as expect_memory
     from ebmkit.objectives import LossOutput as LossOutput
     from ebmkit.objectives import Objective as Objective
     from ebmkit.objectives import bind as bind
@@ -128,6 +129,7 @@ _HOME = {
     "ebmkit.fields": ("doc", "finite", "generator_or_new", "is_scheduled", "scheduled", "whole"),
     "ebmkit.hooks": ("Run", "hookimpl"),
     "ebmkit.layers": ("offered",),
+    "ebmkit.memory": ("expect_memory",),
     "ebmkit.objectives": ("LossOutput", "Objective", "bind", "objective"),
     "ebmkit.pipeline": ("Pipeline",),
     "ebmkit.protocols": (

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -226,11 +227,13 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
             entries = tuple(distribution.entry_points)
             if not name or not version:
                 raise ValueError("its metadata state no name or no version")
+            if not all(entry.name.isprintable() and entry.name for entry in entries):
+                raise ValueError("an entry point of it has no name, or one that cannot be printed")
         except (KeyError, ValueError, AttributeError, TypeError) as error:
             # Where the metadata fail, the folder that holds them is all that says whose they are.
             place = getattr(distribution, "_path", "a distribution without a folder")
-            said = f"{type(error).__name__}: {error}"
-            unreadable.append(f"{place}: {said}; reinstall or uninstall the distribution")
+            said = f"{place}: {type(error).__name__}: {error}"
+            unreadable.append(f"{said}; reinstall or uninstall the distribution")
             continue
         if normalised(name) in seen:
             continue  # an earlier path entry shadows this one, as it does for imports
@@ -252,18 +255,17 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
 
 
 def _block(text: str) -> tuple[str, str]:
-    distribution, _, name = text.strip().partition(":")
-    return distribution, name
+    return text.strip().partition(":")[::2]
 
 
 def _with_conflicts(components: list[Component]) -> Iterator[Component]:
-    owners: dict[tuple[str, str], list[str]] = {}
+    owners: dict[tuple[str, str], Counter[str]] = {}
     for c in components:
         if c.status == "ok":
-            owners.setdefault((c.kind, c.name), []).append(c.distribution)
+            owners.setdefault((c.kind, c.name), Counter())[c.distribution] += 1
     for c in components:
-        rivals = owners.get((c.kind, c.name), [])
-        if c.status == "ok" and len(rivals) > 1:
+        rivals = owners.get((c.kind, c.name), Counter())
+        if c.status == "ok" and rivals.total() > 1:
             others = ", ".join(r for r in rivals if r != c.distribution)
             yield c._replace(status="conflict", reason=f"also offered by {others}")
         else:
@@ -286,12 +288,12 @@ def _unmet(specifier: str) -> str:
     """Why the installed ebmkit-core does not fit a version specifier; empty where it does."""
     if not specifier:
         return ""
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     installed = importlib.metadata.version(HOME)
     try:
         fits = SpecifierSet(specifier).contains(installed, prereleases=True)
-    except InvalidSpecifier:
+    except ValueError:  # no specifier, or numbers in it that are too long
         return f"its requirement {HOME} {specifier!r} cannot be read"
     if fits:
         return ""

@@ -41,11 +41,15 @@ class Source(NamedTuple):
     line: int
 
 
+_DEEPEST = 30
+"""Packages in one another."""
+
+
 @functools.cache
 def find_module(name: str) -> ModuleSpec | None:
     """A module's spec. Unlike importlib.util.find_spec this never imports the parent package."""
     parent, _, last = name.rpartition(".")
-    if not last:
+    if not last or name.count(".") > _DEEPEST:
         return None
     if parent:
         above = find_module(parent)
@@ -61,7 +65,10 @@ def find_module(name: str) -> ModuleSpec | None:
 
 
 def recipe_path(component: Component) -> Path | None:
-    """The file of a recipe: ``package:stem`` stands for ``stem.toml`` inside ``package``."""
+    """The file of a recipe: ``package:stem`` stands for ``stem.toml`` inside ``package``, and for
+    nothing outside of it."""
+    if not re.fullmatch(r"\w[\w.-]*", component.attribute):
+        return None
     spec = find_module(component.module)
     for folder in (spec and spec.submodule_search_locations) or ():
         path = Path(folder) / f"{component.attribute}.toml"

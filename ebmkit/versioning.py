@@ -41,11 +41,11 @@ def unserved(keywords: Iterable[str]) -> str:
         return ""
     from importlib.metadata import version
 
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.specifiers import SpecifierSet
 
     try:
         fits = SpecifierSet(ranges).contains(PROTOCOL)
-    except InvalidSpecifier:
+    except ValueError:  # no specifier, or numbers in it that are too long
         return f"its keyword ebmkit-protocol{ranges} cannot be read; an example is ebmkit-protocol~=1.0"
     if fits:
         return ""

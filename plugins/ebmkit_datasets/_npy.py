@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -13,11 +10,10 @@ from torch import Tensor
 
 from ebmkit import DataError
 from ebmkit.errors import did_you_mean
+from ebmkit_datasets._arrays import AnyArray, Arrays
 from ebmkit_datasets._columns import select, title
 from ebmkit_datasets._rows import Table
 
-AnyArray: TypeAlias = np.ndarray[Any, Any]
-_BROKEN = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 _FLOATS = (("f", 2), ("f", 4), ("f", 8))
 _BLOCK = 2**20
 
@@ -34,7 +30,6 @@ def read_npy(
     Numbers must be finite and at most ``largest`` in size. Pickled objects are refused.
     """
     where, events, labels = _load(path, key, label)
-    _check_kind(where, events)
     if events.ndim < 2 or events.size == 0:
         raise DataError(
             f"{where}: expected rows of numbers, of shape (rows, ...), got shape {events.shape}"
@@ -65,29 +60,23 @@ def _load(
     path: str, key: str | None, label: str | int | None
 ) -> tuple[str, AnyArray, AnyArray | None]:
     """What to call the array of events in a message, that array, and an array of labels if any."""
-    try:
-        with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                if key is not None or isinstance(label, str):
-                    option = "key" if key is not None else "label"
-                    raise DataError(
-                        f"{path}: {option} names an array of an npz file, and this file holds a "
-                        f"single array; leave {option} out, or give a position as the label"
-                    )
-                return path, loaded, None
-            name = key if key is not None else _only(path, loaded, label)
-            labels = _member(path, loaded, label) if isinstance(label, str) else None
-            return f"{path}[{name!r}]", _member(path, loaded, name), labels
-    except _BROKEN as error:
-        raise DataError(
-            f"{path}: expected arrays of numbers that NumPy can read without pickle, got "
-            f"{type(error).__name__} ({error}); save them with numpy.save or numpy.savez"
-        ) from error
+    with open(path, "rb") as file:
+        arrays = Arrays(path, file)
+        if arrays.single:
+            if key is not None or isinstance(label, str):
+                option = "key" if key is not None else "label"
+                raise DataError(
+                    f"{path}: {option} names an array of an npz file, and this file holds a "
+                    f"single array; leave {option} out, or give a position as the label"
+                )
+            return path, arrays.only(), None
+        name = key if key is not None else _only(path, arrays.names, label)
+        labels = _member(path, arrays, label) if isinstance(label, str) else None
+        return f"{path}[{name!r}]", _member(path, arrays, name), labels
 
 
-def _only(path: str, arrays: Mapping[str, AnyArray], label: str | int | None) -> str:
-    names = [name for name in arrays if name != label]
+def _only(path: str, names: Collection[str], label: str | int | None) -> str:
+    names = [name for name in names if name != label]
     if len(names) != 1:
         raise DataError(
             f"{path}: expected one array of events, got {len(names)} "
@@ -96,21 +85,13 @@ def _only(path: str, arrays: Mapping[str, AnyArray], label: str | int | None) ->
     return names[0]
 
 
-def _member(path: str, arrays: Mapping[str, AnyArray], name: str) -> AnyArray:
-    if name not in arrays:
+def _member(path: str, arrays: Arrays, name: str) -> AnyArray:
+    if name not in arrays.names:
         raise DataError(
-            f"{path}: no array {name!r}{did_you_mean(name, arrays)} (its arrays: "
-            f"{', '.join(map(repr, arrays))})"
+            f"{path}: no array {name!r}{did_you_mean(name, arrays.names)} (its arrays: "
+            f"{', '.join(map(repr, arrays.names))})"
         )
-    return arrays[name]
-
-
-def _check_kind(where: str, values: AnyArray) -> None:
-    if values.dtype.kind not in "biuf":
-        raise DataError(
-            f"{where}: expected real numbers, got dtype {values.dtype}; convert the array, to "
-            f"float32 for instance, and save it again"
-        )
+    return arrays.member(name)
 
 
 def _kept(events: AnyArray) -> AnyArray:
@@ -137,7 +118,6 @@ def _check_size(where: str, events: AnyArray, titles: list[str] | None, largest:
 
 
 def _labels(where: str, labels: AnyArray, n_rows: int) -> Tensor:
-    _check_kind(f"{where}: label", labels)
     if labels.shape != (n_rows,):
         raise DataError(
             f"{where}: expected one class label a row, of shape ({n_rows},), got shape "

@@ -91,10 +91,8 @@ def main() -> int:
         from tests.fuzz.guided import guide
 
         return guide(names, given.inputs, given.seed)
-    keep = given.keep
-    return int(
-        any([count(n, given.inputs, given.seconds, given.seed, keep, given.most) for n in names])
-    )
+    rest = (given.inputs, given.seconds, given.seed, given.keep, given.most)
+    return int(sum(count(name, *rest) for name in names) > 0)
 
 
 if __name__ == "__main__":

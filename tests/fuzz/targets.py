@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
-import json
 import os
 import random
 import signal
@@ -23,7 +22,7 @@ from ebmkit_datasets.array import Array
 
 from ebmkit import registry, sources
 from ebmkit.composer import _Composer, load_spec
-from ebmkit.errors import EbmkitError, SpecError
+from ebmkit.errors import EbmkitError
 from ebmkit.spec import parse_assignment, read_toml
 from tests.fuzz import spoiling
 
@@ -143,7 +142,7 @@ use = "gaussian-mixture"
 weights = [1.0, 2.0, 3.0, 4.0]
 [training]
 steps = 10
-data_noise = {use = "sequential", milestones = [3], schedulers = [{use = "constant", value = 0.1}, "linear"]}
+data_noise = {use = "sequential", milestones = [3], schedulers = ["linear", {use = "constant"}]}
 [training.optimizer]
 use = "adam"
 betas = [0.9, 0.99]
@@ -184,7 +183,7 @@ def read_overrides(data: bytes) -> None:
 _OVERRIDES = [
     b"sampler.step_size=1e-3\ntraining.steps=5",
     b'model.hidden=[8, 8]\nloss.sampler="@sampler"\nsampler.use=hmc',
-    b'dataset.use=array\ndataset.path=../data/x.csv\nhooks.early-stopping={patience=3}',
+    b"dataset.use=array\ndataset.path=../data/x.csv\nhooks.early-stopping={patience=3}",
     b'training.optimizer={use="sgd", lr={use="cosine"}}\nhooks."a.b".c=1\n"x"."y"=2',
     b"evaluation.loss=@loss\nmodel=mlp\nsampler={use='mala', step_size=0.1}\ntraining.seed=0x10",
 ]
@@ -328,7 +327,6 @@ def read_metadata(data: bytes) -> None:
     for cached in (sources.find_module, sources._text, sources._tree):
         cached.cache_clear()
     for component in [*scanned.checked()][:20]:
-        assert component.module != "json" or component.status != "broken"
         sources.summary(component)
         sources.fault(component)
         sources.read(component)

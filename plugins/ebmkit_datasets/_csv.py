@@ -7,14 +7,18 @@ import json
 import math
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 import torch
 
-from ebmkit import DataError
+from ebmkit import DataError, expect_memory
 from ebmkit_datasets._columns import select, title
 from ebmkit_datasets._rows import Table
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_LONGEST = 2**22
+"""Characters of one row; more are refused before they are taken apart into cells."""
+_NOW_AND_THEN = 2**16
 
 
 def read_csv(
@@ -54,6 +58,9 @@ def read_csv(
                     + (_other_separator(row[position]) or "mend or remove the row")
                 )
             cells.append(value)
+        if len(cells) % _NOW_AND_THEN < len(chosen):
+            # An array that grows is for a while there twice.
+            expect_memory(f"{path}: the first {number:,} rows", 2 * cells.itemsize * len(cells))
         if at is not None:
             value = _number(row[at])
             if not (0 <= value < 2**53 and value.is_integer()):
@@ -76,8 +83,10 @@ def _records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     blank = None
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=separator, strict=True)
+            lines = _Lines(path, file)
+            reader = csv.reader(lines, delimiter=separator, strict=True)
             for row in reader:
+                lines.length = 0
                 if not row:
                     blank = blank or reader.line_num
                 elif blank is not None:
@@ -94,6 +103,26 @@ def _records(path: str, separator: str) -> Iterator[tuple[int, list[str]]]:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8 ({error}); convert the file") from error
+
+
+class _Lines:
+    """The lines of a file, of which no row may take too many."""
+
+    def __init__(self, path: str, file: TextIO) -> None:
+        self.path = path
+        self.length = 0
+        """Characters since the last row."""
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(_LONGEST + 1):
+            self.length += len(line)
+            if self.length > _LONGEST:
+                raise DataError(
+                    f"{self.path}: expected rows of at most {_LONGEST:,} characters, got a longer one; "
+                    "close its quotes, or give fewer columns"
+                )
+            yield line
 
 
 def _other_separator(cell: str) -> str:

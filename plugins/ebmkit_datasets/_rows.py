@@ -14,6 +14,10 @@ from torch import Tensor
 from ebmkit import Batch, DataError, doc, finite, whole
 
 
+MOST_CLASSES = 2**16
+"""Classes that data of fewer rows may have."""
+
+
 class Table(NamedTuple):
     """All rows of a source, in its order, on the CPU."""
 
@@ -23,6 +27,19 @@ class Table(NamedTuple):
     """(rows,) int64, or None"""
     columns: list[str] | None = None
     """What to call each entry of a one-dimensional event in a message."""
+
+
+def check_classes(path: str, table: Table) -> None:
+    """DataError where there are many more classes than rows, for each gets weights of its own."""
+    if table.labels is None:
+        return
+    row = int(table.labels.argmax())
+    label, most = int(table.labels[row]), max(len(table.labels), MOST_CLASSES)
+    if label >= most:
+        raise DataError(
+            f"{path}: row {row} (counted from 0, without names): expected a class label below {most:,}, "
+            f"of {len(table.labels):,} rows, got {label}; number the classes from 0 without gaps"
+        )
 
 
 @attrs.frozen(kw_only=False)

@@ -19,7 +19,7 @@ from ebmkit_datasets._csv import read_csv
 from ebmkit_datasets._discrete import check_states, one_hot
 from ebmkit_datasets._npy import read_npy
 from ebmkit_datasets._rounding import dequantised
-from ebmkit_datasets._rows import Rows, Table
+from ebmkit_datasets._rows import Rows, Table, check_classes
 from ebmkit_datasets._whitening import cholesky_factor
 
 _ROWS = 2**14
@@ -170,6 +170,7 @@ class Array(Rows):
                 table = read_csv(self.path, self.columns, self.label, largest, self.separator)
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error}") from error
+        check_classes(self.path, table)
         if self.discrete:
             check_states(self.path, table, self.categories)
         if not self.dequantise:

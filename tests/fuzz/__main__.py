@@ -53,7 +53,7 @@ def count(name: str, inputs: int, seconds: float, seed: int, keep: Path, most: i
     target = TARGETS[name]
     ends: Counter[str] = Counter()
     slowest, found = 0.0, 0
-    attempt(target, target.seeds()[0])  # imports are no input's doing
+    target.warm_up()
     before, began = _grown(), time.monotonic()
     bound_memory()
     read = 0

@@ -54,6 +54,12 @@ class Target(NamedTuple):
     def spoilt(self, chance: random.Random) -> bytes:
         return spoiling.spoilt(self.seeds(), chance, words=self.words, own=self.own)
 
+    def warm_up(self) -> None:
+        """Read what is not spoilt, and import what that needs, which is no input's doing."""
+        for seed in self.seeds():
+            with contextlib.suppress(EbmkitError):
+                self.read(seed)
+
 
 def attempt(target: Target, data: bytes) -> Outcome:
     """Read an input.

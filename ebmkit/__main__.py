@@ -19,7 +19,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     from ebmkit.cli import ebmkit
     from ebmkit.cli._output import warnings_as_notices
-    from ebmkit.errors import EbmkitError, UserError, out_of_memory
+    from ebmkit.errors import EbmkitError, UserError, legible, out_of_memory
 
     try:
         with warnings_as_notices():
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 143 if _terminated(error) else 130
     except EbmkitError as error:
         for line in str(error).splitlines() or [type(error).__name__]:
-            click.echo(f"error: {line}", err=True)
+            click.echo(f"error: {legible(line)}", err=True)
         return error.exit_code
     except BrokenPipeError:
         # The reader of a pipe has gone; a second failure on flushing at exit would be noise.

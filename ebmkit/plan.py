@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
@@ -25,6 +26,7 @@ from ebmkit.parameters import (
 from ebmkit.registry import Component, Registry
 from ebmkit.spec import PARTS, Spec
 
+_OWNER = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.+!-]+", re.ASCII)
 FROM_DATA = ("event_shape", "n_classes", "generator")
 """Parameters that the composer passes in by name where the spec does not."""
 
@@ -258,6 +260,7 @@ class Planner:
     def _hint(self, kind: str, name: str, error: UserError) -> str:
         recorded = self.spec.tables.get("parts")
         owner = recorded.get(f"{kind}:{name}") if isinstance(recorded, Mapping) else None
-        if isinstance(error, UnknownPartError) and isinstance(owner, str):
+        known = isinstance(owner, str) and _OWNER.fullmatch(owner)
+        if isinstance(error, UnknownPartError) and known:
             return f"; this spec was written with {owner}: pip install {owner}"
         return ""

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ from ebmkit.errors import (
     UnknownPartError,
     did_you_mean,
 )
-from ebmkit.versioning import unserved
+from ebmkit.versioning import HOME as HOME
+from ebmkit.versioning import unmet, unserved
 
-HOME = "ebmkit-core"
 GROUPS = {
     "model": "ebmkit.models",
     "sampler": "ebmkit.samplers",
@@ -166,6 +167,13 @@ class Registry:
 
     def _unknown(self, kind: str, distribution: str, name: str) -> str:
         known = self.names(kind)
+        offered = f"(known: {', '.join(known) or 'none'})"
+        if distribution.partition(".")[0] in sys.stdlib_module_names or "." in name:
+            return (
+                f"no {kind} is called {f'{distribution}:{name}'.lstrip(':')!r}"
+                f"{did_you_mean(name, known)}; a part is named as a plugin offers it, and nothing is "
+                f"ever imported by a path of Python's {offered}"
+            )
         if distribution and not any(same(c.distribution, distribution) for c in self.components):
             return (
                 f"{kind} {name!r} of {distribution}: no plugin distribution of that name is "
@@ -175,8 +183,7 @@ class Registry:
         other = [k for k in KINDS if k != kind and name in self.names(k)]
         elsewhere = f" ({name!r} is the name of a {' and a '.join(other)})" if other else ""
         return (
-            f"no {kind} is called {name!r}{where}{did_you_mean(name, known)}{elsewhere} "
-            f"(known: {', '.join(known) or 'none'})"
+            f"no {kind} is called {name!r}{where}{did_you_mean(name, known)}{elsewhere} {offered}"
         )
 
 
@@ -278,23 +285,6 @@ def _incompatible(name: str, requires: Iterable[str]) -> str:
         return ""
     for text in requires:
         required = re.match(r"ebmkit[-_.]core\s*(?:\[[^]]*\])?\s*\(?([^;)]*)", text, re.IGNORECASE)
-        if required and (reason := _unmet(required[1].strip())):
+        if required and (reason := unmet(required[1].strip())):
             return reason
     return ""
-
-
-@functools.cache
-def _unmet(specifier: str) -> str:
-    """Why the installed ebmkit-core does not fit a version specifier; empty where it does."""
-    if not specifier:
-        return ""
-    from packaging.specifiers import SpecifierSet
-
-    installed = importlib.metadata.version(HOME)
-    try:
-        fits = SpecifierSet(specifier).contains(installed, prereleases=True)
-    except ValueError:  # no specifier, or numbers in it that are too long
-        return f"its requirement {HOME} {specifier!r} cannot be read"
-    if fits:
-        return ""
-    return f"it needs {HOME}{specifier} and {installed} is installed; update one of the two"

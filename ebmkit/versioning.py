@@ -6,10 +6,12 @@ of a distribution's metadata that installers do not act upon and every build bac
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Iterable, Iterator
 
+HOME = "ebmkit-core"
 PROTOCOL = "1.0"
 """Version of the five protocols, the hooks and the entry-point groups: MAJOR rises when a part that
 keeps to them has to change, MINOR when there is more that a part may offer or use."""
@@ -53,6 +55,25 @@ def unserved(keywords: Iterable[str]) -> str:
         f"it serves protocol {ranges} and ebmkit-core {version('ebmkit-core')} has protocol "
         f"{PROTOCOL}; update one of the two"
     )
+
+
+@functools.cache
+def unmet(specifier: str) -> str:
+    """Why the installed ebmkit-core does not fit a version specifier; empty where it does."""
+    if not specifier:
+        return ""
+    from importlib.metadata import version
+
+    from packaging.specifiers import SpecifierSet
+
+    installed = version(HOME)
+    try:
+        fits = SpecifierSet(specifier).contains(installed, prereleases=True)
+    except ValueError:  # no specifier, or numbers in it that are too long
+        return f"its requirement {HOME} {specifier!r} cannot be read"
+    if fits:
+        return ""
+    return f"it needs {HOME}{specifier} and {installed} is installed; update one of the two"
 
 
 def _ranges(keywords: Iterable[str]) -> Iterator[str]:

@@ -10,31 +10,33 @@ from typing import Any
 
 import click
 
+from ebmkit.errors import legible
+
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table on standard output."""
+    rows = [[legible(cell.replace("\n", " ")) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in (columns, *rows):
-            click.echo("\t".join(cell.replace("\n", " ") for cell in row))
+            click.echo("\t".join(row))
         return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    lines = [*rows]
     drawn = Table(box=None, header_style="bold", pad_edge=False)
     for place, name in enumerate(columns):
         # What a row is called is never cut short, however narrow the terminal is.
-        width = max((len(row[0]) for row in lines), default=0) if place == 0 else None
+        width = max((len(row[0]) for row in rows), default=0) if place == 0 else None
         drawn.add_column(name, min_width=width, overflow="fold")
-    for row in lines:
+    for row in rows:
         drawn.add_row(*(Text(cell) for cell in row))
     Console().print(drawn)
 
 
 def notice(line: str) -> None:
     """Say something that is not the command's result, on standard error."""
-    click.echo(f"note: {line}", err=True)
+    click.echo(f"note: {legible(line)}", err=True)
 
 
 @contextmanager

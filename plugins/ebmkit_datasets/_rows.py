@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ebmkit import Batch, DataError, doc, finite, whole
 
-
 MOST_CLASSES = 2**16
 """Classes that data of fewer rows may have."""
 
@@ -37,8 +36,8 @@ def check_classes(path: str, table: Table) -> None:
     label, most = int(table.labels[row]), max(len(table.labels), MOST_CLASSES)
     if label >= most:
         raise DataError(
-            f"{path}: row {row} (counted from 0, without names): expected a class label below {most:,}, "
-            f"of {len(table.labels):,} rows, got {label}; number the classes from 0 without gaps"
+            f"{path}: row {row} (counted from 0, without names): expected a class label below "
+            f"{most:,} in {len(table.labels):,} rows, got {label}; number them from 0 without gaps"
         )
 
 

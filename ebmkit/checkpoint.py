@@ -10,7 +10,7 @@ import collections
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from ebmkit.files import write_atomically
 
 _UNSUMMED = "0" * 64
 _SUM_KEY = b'"sha256":"'
-_LARGEST_HEADER = 100_000_000
-"""Bytes; the format's own bound."""
+_LARGEST_HEADER = 2**24
+"""Bytes: names of some hundred thousand tensors. What is parsed takes up to thirty times as many."""
+_MOST_KINDS = 100
 _CHUNK = 1 << 20
 
 
@@ -53,7 +54,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> Any:
     try:
         described = _verified(path)
         with safe_open(path, framework="pt", device=str(device)) as file:
-            return _rebuild(described, file.get_tensor)
+            return _Rebuilding(file.get_tensor).tree(described)
     except (
         *(OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError),
         *(RecursionError, IndexError),
@@ -111,16 +112,49 @@ def _describe(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _rebuild(described: Any, tensor: Any) -> Any:
-    if "tensor" in described:
-        return tensor(described["tensor"])
-    if "dict" in described:
-        return {key: _rebuild(value, tensor) for key, value in described["dict"]}
-    if "named" in described:
-        make: Any = collections.namedtuple
-        kind = make(described["named"], described["fields"])
-        return kind(*(_rebuild(value, tensor) for value in described["values"]))
-    for name, container in (("list", list), ("tuple", tuple)):
-        if name in described:
-            return container(_rebuild(value, tensor) for value in described[name])
-    return described["value"]
+class _Rebuilding:
+    """A tree from its description, in which each tensor stands once: what is rebuilt is no larger than
+    its file."""
+
+    def __init__(self, tensor: Callable[[str], Tensor]) -> None:
+        self._tensor = tensor
+        self._used: set[str] = set()
+        self._kinds: dict[tuple[str, ...], Any] = {}
+
+    def tree(self, node: Any) -> Any:
+        if not isinstance(node, dict):
+            raise ValueError(f"its tree has a {type(node).__name__} for a node")
+        if "tensor" in node:
+            return self._once(node["tensor"])
+        if "dict" in node:
+            return {_key(key): self.tree(value) for key, value in node["dict"]}
+        if "named" in node:
+            kind = self._kind(node["named"], *node["fields"])
+            return kind(*(self.tree(value) for value in node["values"]))
+        for name, container in (("list", list), ("tuple", tuple)):
+            if name in node:
+                return container(self.tree(value) for value in node[name])
+        value = node["value"]
+        if not (value is None or isinstance(value, bool | int | float | str)):
+            raise ValueError(f"its tree has a {type(value).__name__} for a plain value")
+        return value
+
+    def _once(self, name: str) -> Tensor:
+        if name in self._used:
+            raise ValueError(f"its tree names the tensor {name!r} twice")
+        self._used.add(name)
+        return self._tensor(name)
+
+    def _kind(self, *names: str) -> Any:
+        if names not in self._kinds:
+            if len(self._kinds) == _MOST_KINDS:
+                raise ValueError(f"its tree has more than {_MOST_KINDS} kinds of named tuples")
+            make: Any = collections.namedtuple
+            self._kinds[names] = make(names[0], names[1:])
+        return self._kinds[names]
+
+
+def _key(key: Any) -> Any:
+    if not isinstance(key, str | int | float):
+        raise ValueError(f"its tree has a {type(key).__name__} for a key")
+    return key

@@ -12,6 +12,7 @@ from ebmkit.composer import compose
 from ebmkit.errors import RunDirectoryError, UserError
 from ebmkit.pipeline import Pipeline
 from ebmkit.provenance import RunWarning
+from ebmkit.restoring import expect_same_data, expect_state
 from ebmkit.rundir import SPEC, RunDirectory
 from ebmkit.spec import Spec, read_toml
 
@@ -108,9 +109,12 @@ def take_newest(directory: RunDirectory, pipeline: Pipeline) -> Any:
     for reason in reasons:
         _warn(f"{reason}; left out, and {path.name} taken")
     try:
+        expect_state(tree)
         pipeline.load_state_dict(tree)
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise RunDirectoryError(f"{path}: does not fit the run's spec: {error}") from error
+        expect_same_data(pipeline)
+    except Exception as error:  # what stands in the file may be of any type, at any place
+        said = f"no {error}" if isinstance(error, KeyError) else error
+        raise RunDirectoryError(f"{path}: does not fit the run's spec: {said}") from error
     return tree
 
 

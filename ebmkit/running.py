@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebmkit.errors import DivergenceError
+from ebmkit.errors import DivergenceError, EbmkitError, RunDirectoryError, out_of_memory
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
 from ebmkit.rollback import Rollbacks
@@ -38,7 +39,7 @@ def fit(
         with directory.watching(run, hooks) if directory else contextlib.nullcontext():
             hooks.run_start(run)
             hooks.load_state(run, pipeline.hook_states)
-            _train(run, hooks, directory)
+            _train(run, hooks, directory, resumed=directory is not None and resume)
             run.notices += _lost(pipeline)
             pipeline.hook_states = hooks.save_state(run)
             if directory:
@@ -62,14 +63,16 @@ def fit(
     return run
 
 
-def _train(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
+def _train(run: Run, hooks: Hooks, directory: RunDirectory | None, *, resumed: bool) -> None:
     pipeline = run.pipeline
     training = pipeline.training
     every = training.evaluate_every
     rollbacks = Rollbacks(run, hooks, directory)
     while not run.ending:
         try:
-            metrics = pipeline.trainer.step()
+            with _first_step_from(directory) if resumed else contextlib.nullcontext():
+                metrics = pipeline.trainer.step()
+            resumed = False
             run.step = pipeline.step
             hooks.step_end(run, {**metrics, **rollbacks.metrics()})
         except DivergenceError as error:
@@ -82,6 +85,22 @@ def _train(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
             rollbacks.keep()
         if every is not None and run.step % every == 0 and not run.ending:
             _evaluate(run, hooks, directory)
+
+
+@contextlib.contextmanager
+def _first_step_from(directory: RunDirectory | None) -> Iterator[None]:
+    """States of losses and optimizers can be looked at only by taking a step with them."""
+    try:
+        yield
+    except EbmkitError:
+        raise
+    except Exception as error:
+        if directory is None or out_of_memory(error):
+            raise
+        raise RunDirectoryError(
+            f"{directory.path}: no step can be taken from its last checkpoint, which may be altered or "
+            f"of other parts: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _evaluate(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:

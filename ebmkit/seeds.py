@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import torch
 
+from ebmkit.errors import RunDirectoryError
+
 
 def process_generators() -> dict[str, torch.Tensor]:
     """The states of torch's own generators, one a device that is in use; nothing is drawn."""
@@ -18,12 +20,21 @@ def process_generators() -> dict[str, torch.Tensor]:
 
 
 def set_process_generators(states: Mapping[str, torch.Tensor]) -> None:
-    """Put torch's own generators to states of ``process_generators``: of a process that is ours."""
-    for device, state in states.items():
-        if device == "cpu":
-            torch.set_rng_state(state.cpu())
-        elif torch.cuda.is_available() and int(device[5:]) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state.cpu(), device)
+    """Put torch's own generators to states of ``process_generators``: of a process that is ours.
+
+    Raises:
+        RunDirectoryError: they are no such states.
+    """
+    try:
+        for device, state in states.items():
+            if device == "cpu":
+                torch.set_rng_state(state.cpu())
+            elif torch.cuda.is_available() and int(device[5:]) < torch.cuda.device_count():
+                torch.cuda.set_rng_state(state.cpu(), device)
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise RunDirectoryError(
+            f"the checkpoint's states of torch's generators are none: {error}"
+        ) from error
 
 
 def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:

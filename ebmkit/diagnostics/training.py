@@ -12,6 +12,8 @@ import attrs
 FEWEST_RECORDS = 8
 ONE_SIDED = 0.9
 GROWING = 2.0
+_LARGEST = 1e200
+"""Of numbers that are added up; a file may hold any."""
 
 Tendency = Literal["expansion", "contraction", "oscillation"]
 
@@ -74,15 +76,16 @@ def training_path(records: Iterable[Mapping[str, Any]]) -> TrainingPath | None:
     )
     force = statistics.median(last) if last else None
     former = statistics.median(before) if before else 0.0
+    growth = force / former if force is not None and former > 0 else math.inf
     return TrainingPath(
         records=len(later),
         energy_difference=statistics.fmean(differences),
         expanding=expanding,
         tendency=tendency,
         force=force,
-        force_growth=force / former if force is not None and former > 0 else None,
+        force_growth=growth if math.isfinite(growth) else None,
     )
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < _LARGEST

@@ -93,9 +93,18 @@ def cut_back(path: Path, step: int, rollbacks: int) -> float:
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
+    """The numbers of a line; None where it tells no step."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    good = isinstance(record, dict) and isinstance(record.get("step"), int)
-    return record if good else None
+    if not isinstance(record, dict):
+        return None
+    record = {key: value for key, value in record.items() if _is_number(value)}
+    return record if isinstance(record.get("step"), int) else None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < 2**63

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN = 2000
 IMAGES = 64
+METRICS = 60
 TICKS = 300
 
 
@@ -115,6 +116,7 @@ def draw_training(path: Path) -> Figure | None:
     """Each metric over the training steps; None where none were recorded."""
     found = records(path)
     names = [n for n in dict.fromkeys(k for r in found for k in r) if n not in ("step", "seconds")]
+    names = names[:METRICS]
     # A run that went back takes steps again: each stretch is a line of its own.
     stretches = [
         [r for r in found if r.get("rollbacks", 0) == number]

@@ -60,6 +60,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> Any:
         *(RecursionError, IndexError),
     ) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = f"it has no {reason}" if isinstance(error, KeyError) else reason
         raise RunDirectoryError(f"{path}: not a readable checkpoint: {reason}") from error
 
 

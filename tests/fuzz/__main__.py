@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 import traceback
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def _grown() -> float:
 def count(name: str, inputs: int, seconds: float, seed: int, keep: Path, most: int) -> int:
     """Read so many inputs; the number of those that did not end as they should."""
     target = TARGETS[name]
+    warnings.simplefilter("ignore")
     ends: Counter[str] = Counter()
     slowest, found = 0.0, 0
     target.warm_up()

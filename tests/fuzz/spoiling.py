@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import re
 import struct
@@ -53,12 +54,14 @@ def spoilt(
     *,
     words: Sequence[bytes] = (),
     own: Sequence[Spoiler] = (),
+    share: float = 0.4,
     limit: int = 200_000,
 ) -> bytes:
-    """One of the seeds with one change or several, of which some may be of the format's ``own``."""
+    """One of the seeds with one change or several, of which about a ``share`` are the format's
+    ``own``."""
     data = chance.choice(seeds)
     for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 5, 8))):
-        if own and chance.random() < 0.4:
+        if own and chance.random() < share:
             data = chance.choice(own)(data, chance)
         elif words and chance.random() < 0.2:
             data = _put(data, chance.choice(words), chance)
@@ -300,12 +303,17 @@ def safetensors_header(data: bytes, chance: random.Random) -> bytes:
         return data
     length = struct.unpack("<Q", data[:8])[0]
     header, body = data[8 : 8 + length], data[8 + length :]
-    if chance.random() < 0.5:
+    kind = chance.random()
+    if kind < 0.1:
         header = chance.choice((_number, _rename, _word, _flip, _repeat, _drop))(header, chance)
+    elif kind < 0.3:
+        header = _tensors(header, chance)
+    elif kind < 0.4:
+        body = chance.choice((_flip, _overwrite, _move))(body, chance)[: len(body)]
     else:
         header = _tree(header, chance)
     length = len(header)
-    if chance.random() < 0.1:
+    if chance.random() < 0.03:
         length = chance.choice((0, 1, length + 1, 2**27, 2**40, 2**63, 2**64 - 1))
     return struct.pack("<Q", length) + header + body
 
@@ -338,6 +346,37 @@ _NODES = [
 ]
 
 
+_ALIKE = {"F32": ("I32", "U32"), "I64": ("F64", "U64", "C64"), "U8": ("I8", "BOOL", "F8_E4M3")}
+
+
+def _tensors(header: bytes, chance: random.Random) -> bytes:
+    """The header with a tensor of another type, shape or name, of as many bytes or not."""
+    try:
+        described = json.loads(header)
+        names = [name for name in described if name != "__metadata__"]
+        entry = described[name := chance.choice(names)]
+        kind = chance.randrange(4)
+        if kind == 0:
+            alike = {
+                "F32": ["I32", "U32"],
+                "I64": ["F64", "U64", "C64"],
+                "U8": ["I8", "BOOL", "F8_E4M3"],
+            }
+            entry["dtype"] = chance.choice([*alike.get(entry["dtype"], []), "F16", "BF16", "X"])
+        elif kind == 1:
+            n = math.prod(entry["shape"])
+            shapes = [[n], [1, n], [n, 1], entry["shape"][::-1], [0, 10**12], [10**12], [2**63, 2]]
+            entry["shape"] = chance.choice(shapes)
+        elif kind == 2:
+            other = chance.choice(names)
+            described[name], described[other] = described[other], entry
+        else:
+            described[chance.choice(("x", "/../../x", ""))] = described.pop(name)
+        return json.dumps(described, separators=(",", ":")).encode()
+    except Exception:
+        return header
+
+
 def _tree(header: bytes, chance: random.Random) -> bytes:
     """The header with another tree in its metadata."""
     try:
@@ -358,7 +397,7 @@ def _tree(header: bytes, chance: random.Random) -> bytes:
                 walk(value)
 
     walk(tree)
-    for _ in range(chance.randint(1, 3)):
+    for _ in range(chance.randint(1, 2) if holders else 0):
         holder, key = chance.choice(holders)
         kind = chance.randrange(4)
         if kind == 0:
@@ -378,4 +417,4 @@ def _tree(header: bytes, chance: random.Random) -> bytes:
     if chance.random() < 0.05:
         text = '{"list":[' * 20_000 + text + "]}" * 20_000
     described["__metadata__"]["tree"] = text
-    return json.dumps(described).encode()
+    return json.dumps(described, separators=(",", ":")).encode()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import io
+import json
 import os
 import random
 import signal
@@ -16,13 +18,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attrs
 import numpy as np
 import torch
 from ebmkit_datasets.array import Array
+from ebmkit_reporting import metrics_writer
 
-from ebmkit import registry, sources
-from ebmkit.composer import _Composer, load_spec
-from ebmkit.errors import EbmkitError
+from ebmkit import checkpoint, registry, sources
+from ebmkit.cli.diagnose import _records as diagnose_records
+from ebmkit.composer import _Composer, compose, load_spec
+from ebmkit.diagnostics.training import training_path
+from ebmkit.errors import DivergenceError, EbmkitError
+from ebmkit.loading import take_newest
+from ebmkit.pipeline import Pipeline
+from ebmkit.provenance import made_by, moved
+from ebmkit.rundir import RunDirectory
+from ebmkit.running import _first_step_from
+from ebmkit.seeds import process_generators, set_process_generators
 from ebmkit.spec import parse_assignment, read_toml
 from tests.fuzz import spoiling
 
@@ -50,9 +62,16 @@ class Target(NamedTuple):
     seeds: Callable[[], Sequence[bytes]]
     words: Sequence[bytes] = ()
     own: Sequence[spoiling.Spoiler] = ()
+    share: float = 0.4
+    """Of changes that know the format."""
 
     def spoilt(self, chance: random.Random) -> bytes:
-        return spoiling.spoilt(self.seeds(), chance, words=self.words, own=self.own)
+        return spoiling.spoilt(
+            self.seeds(), chance, words=self.words, own=self.own, share=self.share
+        )
+
+    def changed(self, data: bytes, chance: random.Random) -> bytes:
+        return spoiling.spoilt([data], chance, words=self.words, own=self.own, share=self.share)
 
     def warm_up(self) -> None:
         """Read what is not spoilt, and import what that needs, which is no input's doing."""
@@ -148,7 +167,9 @@ use = "gaussian-mixture"
 weights = [1.0, 2.0, 3.0, 4.0]
 [training]
 steps = 10
-data_noise = {use = "sequential", milestones = [3], schedulers = ["linear", {use = "constant"}]}
+data_noise.use = "sequential"
+data_noise.milestones = [3]
+data_noise.schedulers = [{use = "constant", value = 2}, {use = "constant", value = 1}]
 [training.optimizer]
 use = "adam"
 betas = [0.9, 0.99]
@@ -215,7 +236,8 @@ _WAYS: list[dict[str, Any]] = [
 
 
 def _rows(data: bytes, suffix: str) -> None:
-    options = _WAYS[data[0] % len(_WAYS)] if data else {}
+    ways = _WAYS[:-2] if suffix == ".csv" else _WAYS
+    options = ways[data[0] % len(ways)] if data else {}
     path = _file(f"rows{suffix}", data[1:])
     dataset = Array(path=str(path), **options)
     assert len(dataset.event_shape) >= 1
@@ -300,6 +322,114 @@ def _npz_seeds() -> list[bytes]:
     ]
 
 
+# Runs ------------------------------------------------------------------------------------------
+
+
+def resummed(data: bytes) -> bytes:
+    """A checkpoint with the checksum that is right for what it holds now."""
+    key = b'"sha256":"'
+    at = data.find(key) + len(key)
+    if at < len(key):
+        return data
+    summed = data[:at] + b"0" * 64 + data[at + 64 :]
+    return data[:at] + hashlib.sha256(summed).hexdigest().encode() + data[at + 64 :]
+
+
+def _with_header(data: bytes, chance: random.Random) -> bytes:
+    return resummed(spoiling.safetensors_header(data, chance))
+
+
+def read_checkpoint(data: bytes) -> None:
+    """A checkpoint, as it is and with the checksum made right."""
+    with contextlib.suppress(EbmkitError):
+        checkpoint.read(_file("step-1.safetensors", data))
+    checkpoint.read(_file("step-1.safetensors", resummed(data)))
+
+
+@cache
+def _pipelines() -> list[Pipeline]:
+    """Small ones, after a step."""
+    common = {"batch_size": 8, "steps": 9, "compile": "off", "device": "cpu"}
+    pcd = {"use": "pcd", "sampler": "@sampler", "k_steps": 1, "buffer_size": 16}
+    tables: list[dict[str, Any]] = [
+        {
+            "sampler": {"use": "adaptive", "sampler": {"use": "mala", "step_size": 0.01}},
+            "loss": pcd,
+            "dataset": "two-moons",
+            "training": {**common, "ema_decay": 0.9},
+        },
+        {
+            "sampler": {"use": "langevin", "step_size": 0.01},
+            "loss": {"use": "dsm", "sigma": 0.1},
+            "dataset": {"use": "rings", "n_samples": 32},
+            "training": {**common, "optimizer": {"use": "sgd", "momentum": 0.9, "lr": 0.01}},
+        },
+    ]
+    model = {"use": "mlp", "hidden": [4]}
+    evaluation = {"n_samples": 10, "chain_steps": 1}
+    chains = {"compile": "off"}
+    made = [
+        compose({"model": model, "evaluation": evaluation, "chains": chains, **table})
+        for table in tables
+    ]
+    for pipeline in made:
+        pipeline.train_step()
+    return made
+
+
+@cache
+def _states() -> list[bytes]:
+    """Their checkpoints, each after a byte that says whose it is."""
+    path = _folder() / "state.safetensors"
+    found = []
+    for number, pipeline in enumerate(_pipelines()):
+        state = {**pipeline.state_dict(), "hooks": {}, "made_by": {"torch": "x"}}
+        checkpoint.write(path, {**state, "process": process_generators()})
+        found.append(bytes((number,)) + path.read_bytes())
+    return found
+
+
+def read_run(data: bytes) -> None:
+    """A run's checkpoint, its first byte aside, which chooses the run: samples are drawn from it, and
+    the run goes on by a step. The checksum is made right, as by whoever means harm."""
+    pipelines = _pipelines()
+    pipeline = pipelines[data[0] % len(pipelines)] if data else pipelines[0]
+    directory = RunDirectory(_folder() / "run")
+    path = directory.path / "checkpoints" / "step-00000001.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(resummed(data[1:]))
+    kept = take_newest(directory, pipeline)
+    with torch.random.fork_rng(devices=[]):
+        set_process_generators(kept.get("process", {}))
+    moved(kept.get("made_by", {}), made_by())
+    assert pipeline.step >= 0
+    with contextlib.suppress(DivergenceError):
+        pipeline.sample(3)
+    with _first_step_from(directory):
+        pipeline.train_step()
+
+
+_RECORDS = b"".join(
+    b'{"step": %d, "seconds": 0.%d, "loss": -1.5, "energy_gap": %d.5, "force": 2e-3, "rollbacks": 0}\n'
+    % (i, i, i % 3 - 1)
+    for i in range(1, 25)
+)
+
+
+def read_records(data: bytes) -> None:
+    """A run's metrics, as diagnoses and pictures read them, and its status."""
+    path = _file("metrics.jsonl", data)
+    found = training_path(diagnose_records(path))
+    if found is not None:
+        json.dumps(attrs.asdict(found), allow_nan=False)
+    numbers = metrics_writer.records(path)
+    assert all(isinstance(record["step"], int) for record in numbers)
+    assert metrics_writer.cut_back(path, 7, 0) == metrics_writer.cut_back(path, 7, 0)
+    directory = RunDirectory(path.parent)
+    (path.parent / "status.json").write_bytes(data)
+    assert isinstance(directory.status(), dict)
+
+
 # Plugin metadata -------------------------------------------------------------------------------
 
 _SPLIT = b"\n=====\n"
@@ -355,6 +485,15 @@ TARGETS: dict[str, Target] = {
     "csv": Target(read_csv, _csv_seeds, own=(spoiling.csv_cells,)),
     "npy": Target(read_npy, _npy_seeds, own=(_of_content(spoiling.npy_header),)),
     "npz": Target(read_npz, _npz_seeds, own=(_of_content(spoiling.npz_members),)),
+    "checkpoint": Target(
+        read_checkpoint, lambda: [state[1:] for state in _states()], own=(_with_header,), share=0.8
+    ),
+    "run": Target(read_run, _states, own=(_of_content(_with_header),), share=0.9),
+    "records": Target(
+        read_records,
+        lambda: [_RECORDS, b'{"status": "finished"}\n'],
+        words=(b'"rollbacks": 1', b"[]"),
+    ),
     "metadata": Target(
         read_metadata,
         lambda: _METADATA,

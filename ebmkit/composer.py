@@ -11,6 +11,7 @@ import attrs
 import torch
 
 from ebmkit import checks, optimizers, states
+from ebmkit.allocating import Allocations, points_fit
 from ebmkit.build import Builder
 from ebmkit.data import Points
 from ebmkit.devices import find_device
@@ -136,6 +137,7 @@ class _Composer:
             training = attrs.evolve(training, data_noise=noise)
             checks.buffer_holds_negatives(planner, loss, training)
             checks.noise_fits(planner, dataset, training)
+            points_fit(planner, event_shape, training, loss, evaluation)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
             checks.loss_schedules(planner, "loss", loss, training)
             checks.restarts(planner, chains, loss)
@@ -191,7 +193,8 @@ class _Composer:
             "n_classes": n_classes,
             "generator": lambda: stream(seed, "weights"),
         }
-        model = builder.shared("model")
+        with Allocations("the model"):
+            model = builder.shared("model")
         self._report(builder)
         self._raise()
         if isinstance(model, torch.nn.Module):

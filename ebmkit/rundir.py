@@ -79,13 +79,15 @@ class RunDirectory:
         """A run directory that is there.
 
         Raises:
-            RunDirectoryError: there is no run.
+            RunDirectoryError: there is no run, or something in it is a link to another place.
         """
         if not (path / SPEC).is_file():
             raise RunDirectoryError(
                 f"{path}: holds no run (there is no {SPEC} in it); expected a directory that "
                 "`ebmkit train` wrote"
             )
+        for folder in (path, path / CHECKPOINTS):
+            _expect_own_files(folder, path.resolve())
         return cls(path)
 
     def _lock(self) -> None:
@@ -228,6 +230,20 @@ class RunDirectory:
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, (strict_json(value) + "\n").encode())
+
+
+def _expect_own_files(folder: Path, home: Path) -> None:
+    """A run that came from elsewhere may hold links, through which files would be overwritten."""
+    try:
+        links = [entry for entry in folder.iterdir() if entry.is_symlink()]
+        away = [entry for entry in links if not entry.resolve().is_relative_to(home)]
+    except OSError:
+        return  # what cannot be looked at is told of by whoever reads or writes it
+    if away:
+        raise RunDirectoryError(
+            f"{away[0]}: is a link to {os.readlink(away[0])!r}, out of the run's directory; put the "
+            "file itself there"
+        )
 
 
 def step_of(path: Path) -> int:

@@ -258,8 +258,8 @@ def _bounds(node: ast.expr) -> str:
         return f"{_SIGNS[name]} {words[0]}"
     if name == "in_" and words:
         return f"one of {words[0]}"
-    if name == "min_len" and words:
-        return f"at least {words[0]} of them"
+    if name in ("min_len", "max_len") and words:
+        return f"at {'least' if name == 'min_len' else 'most'} {words[0]} of them"
     if name in ("optional", "scheduled", "and_", "or_"):
         joiner = " or " if name == "or_" else ", "
         return joiner.join(filter(None, map(_bounds, node.args)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -40,10 +41,15 @@ def command(
     )
     for line in pipeline.notices:
         notice(line)
-    out = out if out is not None else _free(Path("runs") / Path(spec).stem.replace(":", "-"))
+    out = out if out is not None else _free(Path("runs") / name_of(spec))
     with interruptible(pipeline), kept_in(out, pipeline):
         run = pipeline.fit(out=out, force=force, hooks=hooks)
     say_end(run, out, known=len(pipeline.notices))
+
+
+def name_of(spec: str) -> str:
+    """What a run of a recipe or a file is called: one name, whatever the file's is."""
+    return re.sub(r"[^\w.-]+", "-", Path(spec).stem).strip(".-") or "run"
 
 
 def _free(path: Path) -> Path:

@@ -12,7 +12,7 @@ import torch
 from attrs import field, validators
 from torch import Tensor
 
-from ebmkit import Batch, DataError, doc, finite, whole
+from ebmkit import Batch, DataError, doc, expect_memory, finite, whole
 
 Validator: TypeAlias = Callable[[Any, "attrs.Attribute[Any]", Any], Any]
 
@@ -20,6 +20,8 @@ positive: Validator = validators.and_(finite, validators.gt(0.0))
 
 # Squares of coordinates, over a variance, stay finite in float64 up to here.
 _FARTHEST = 1e140
+_WHILE_DRAWN = 96
+"""Bytes of a point, and of what it is made of while it is drawn."""
 
 
 @attrs.frozen(kw_only=False)
@@ -78,6 +80,7 @@ class Planar(ABC):
     def _points(self) -> Tensor:
         # Drawn on the CPU in float64 whatever the default dtype and the device of later draws, so
         # that equal configurations hold equal points.
+        expect_memory(f"n_samples = {len(self):,}", _WHILE_DRAWN * len(self))
         generator = torch.Generator().manual_seed(self.seed)
         return self._draw(len(self), generator, torch.float64)
 

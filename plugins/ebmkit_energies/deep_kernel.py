@@ -84,7 +84,7 @@ class DeepKernel(nn.Module):
     )
     hidden: list[int] = field(
         factory=lambda: [30, 30],
-        validator=[validators.min_len(1), sizes],
+        validator=[validators.min_len(1), validators.max_len(1000), sizes],
         metadata=doc("width of each hidden layer of a kernel's network, ≥ 1, at least one layer"),
     )
     n_features: int = field(

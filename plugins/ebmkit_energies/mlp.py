@@ -53,7 +53,7 @@ class MLP(nn.Module):
     )
     hidden: list[int] = field(
         factory=lambda: [128, 128],
-        validator=[validators.min_len(1), sizes],
+        validator=[validators.min_len(1), validators.max_len(1000), sizes],
         metadata=doc("width of each hidden layer, ≥ 1, at least one layer"),
     )
     activation: Literal["silu", "softplus", "tanh", "gelu", "selu", "elu", "relu"] = field(

@@ -8,6 +8,7 @@ import math
 import random
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 
@@ -291,7 +292,8 @@ def npz_members(data: bytes, chance: random.Random) -> bytes:
     members[at : at + chance.randint(0, 1)] = [(name, content)] * chance.choice((1, 1, 2, 3))
     packed = io.BytesIO()
     way = chance.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2))
-    with zipfile.ZipFile(packed, "w", way) as archive:
+    with zipfile.ZipFile(packed, "w", way) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that are there twice
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, way)
     return packed.getvalue()

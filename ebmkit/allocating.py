@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ebmkit.memory import MemoryNeededError, expect_memory
+from ebmkit.errors import MemoryNeededError
+from ebmkit.memory import expect_memory
 from ebmkit.plan import Planner
 from ebmkit.sections import Training
 

@@ -112,6 +112,10 @@ class DeviceError(UserError):
     """A device that this machine does not have."""
 
 
+class MemoryNeededError(UserError):
+    """Something that would need more memory than the machine has."""
+
+
 class RunDirectoryError(UserError):
     """A run directory that cannot be written, read or overwritten."""
 

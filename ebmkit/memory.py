@@ -8,16 +8,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ebmkit.errors import UserError
+from ebmkit.errors import MemoryNeededError
 
 _CONTROL_GROUP = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
-
-
-class MemoryNeededError(UserError):
-    """Something that would need more memory than the machine has."""
 
 
 @functools.cache

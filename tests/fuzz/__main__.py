@@ -96,7 +96,7 @@ def main() -> int:
             return 0
         from tests.fuzz.guided import guide
 
-        return guide(names, given.inputs, given.seed)
+        return guide(names, given.inputs, given.seed, given.keep)
     rest = (given.inputs, given.seconds, given.seed, given.keep, given.most)
     return int(sum(count(name, *rest) for name in names) > 0)
 

@@ -14,21 +14,27 @@ OURS = ("ebmkit", "ebmkit_datasets", "ebmkit_reporting", "tomllib")
 """What is instrumented: the readers themselves, and the parser of pipeline files."""
 
 
-def guide(names: list[str], inputs: int, seed: int) -> int:
+def guide(names: list[str], inputs: int, seed: int, keep: Path) -> int:
     """Read so many inputs for each target; 1 where one did not end as it should."""
-    failed = [name for name in names if _in_a_process(name, inputs, seed)]
+    keep.mkdir(parents=True, exist_ok=True)
+    failed = [name for name in names if _in_a_process(name, inputs, seed, keep)]
+    print(
+        f"chosen by coverage: {inputs} inputs for each of {', '.join(names)}; ended otherwise: {failed}"
+    )
     return int(bool(failed))
 
 
-def _in_a_process(name: str, inputs: int, seed: int) -> bool:
+def _in_a_process(name: str, inputs: int, seed: int, keep: Path) -> bool:
     # The fuzzer ends its process, and what is imported before it is not instrumented.
-    process = multiprocessing.get_context("spawn").Process(target=_fuzz, args=(name, inputs, seed))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_fuzz, args=(name, inputs, seed, keep)
+    )
     process.start()
     process.join()
     return process.exitcode != 0
 
 
-def _fuzz(name: str, inputs: int, seed: int) -> None:
+def _fuzz(name: str, inputs: int, seed: int, keep: Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=[*OURS], enable_loader_override=False):
@@ -54,6 +60,7 @@ def _fuzz(name: str, inputs: int, seed: int) -> None:
         for number, content in enumerate(target.seeds()):
             (Path(folder) / str(number)).write_bytes(content)
         options: list[Any] = [f"-runs={inputs}", f"-seed={seed + 1}", "-max_len=20000"]
+        options += [f"-artifact_prefix={keep}/{name}-"]
         options += ["-rss_limit_mb=3000", "-timeout=30", "-print_final_stats=1", "-verbosity=0"]
         atheris.Setup([sys.argv[0], *options, folder], read, custom_mutator=change)
         atheris.Fuzz()

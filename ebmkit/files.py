@@ -29,6 +29,24 @@ def write_atomically(path: Path, *content: bytes | memoryview) -> None:
         raise RunDirectoryError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def expect_own_files(folder: Path, home: Path) -> None:
+    """A run that came from elsewhere may hold links, through which files would be overwritten.
+
+    Raises:
+        RunDirectoryError: an entry of the folder leads out of its home.
+    """
+    try:
+        links = [entry for entry in folder.iterdir() if entry.is_symlink()]
+        away = [entry for entry in links if not entry.resolve().is_relative_to(home)]
+    except OSError:
+        return  # what cannot be looked at is told of by whoever reads or writes it
+    if away:
+        raise RunDirectoryError(
+            f"{away[0]}: is a link to {os.readlink(away[0])!r}, out of the run's directory; put the "
+            "file itself there"
+        )
+
+
 def _flush_directory(path: Path) -> None:
     """A new name is on disk only once its directory is."""
     if os.name == "nt":

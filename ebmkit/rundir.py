@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ebmkit.errors import DivergenceError, RunDirectoryError
-from ebmkit.files import PARTIAL, write_atomically
+from ebmkit.files import PARTIAL, expect_own_files, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ class RunDirectory:
                 "`ebmkit train` wrote"
             )
         for folder in (path, path / CHECKPOINTS):
-            _expect_own_files(folder, path.resolve())
+            expect_own_files(folder, path.resolve())
         return cls(path)
 
     def _lock(self) -> None:
@@ -230,20 +230,6 @@ class RunDirectory:
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         write_atomically(self.path / name, (strict_json(value) + "\n").encode())
-
-
-def _expect_own_files(folder: Path, home: Path) -> None:
-    """A run that came from elsewhere may hold links, through which files would be overwritten."""
-    try:
-        links = [entry for entry in folder.iterdir() if entry.is_symlink()]
-        away = [entry for entry in links if not entry.resolve().is_relative_to(home)]
-    except OSError:
-        return  # what cannot be looked at is told of by whoever reads or writes it
-    if away:
-        raise RunDirectoryError(
-            f"{away[0]}: is a link to {os.readlink(away[0])!r}, out of the run's directory; put the "
-            "file itself there"
-        )
 
 
 def step_of(path: Path) -> int:

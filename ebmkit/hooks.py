@@ -5,7 +5,8 @@ methods marked ``@ebmkit.hookimpl`` are called at the times below; a method may 
 does not use. Hooks are never called inside a chain.
 
 The keyword parameters of a class are its options, which a pipeline states in ``[hooks.NAME]``. A class
-that can be called without arguments takes part in every run; one that cannot, where it is stated.
+that can be called without arguments takes part in every run; one that cannot, and one that says
+``stated_only = True``, where it is stated.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class Hooks:
                 except BrokenPluginError as error:
                     left_out.append(str(error))
                     continue
-                if not needs_options(plugin):
+                if not stated_only(plugin):
                     plugins[component.qualified] = plugin
         hooks = cls(plugins)
         hooks.left_out = tuple(left_out)
@@ -228,10 +229,12 @@ class Hooks:
             raise HookError(f"hook plugin {name}: {error}{_remedy(name)}") from error
 
 
-def needs_options(plugin: object) -> bool:
-    """Whether it cannot be made without options, and so takes part only where they are stated."""
+def stated_only(plugin: object) -> bool:
+    """Whether it takes part only where it is stated: it says so, or cannot be made without options."""
     if not inspect.isclass(plugin):
         return False
+    if getattr(plugin, "stated_only", False):
+        return True
     parameters = inspect.signature(plugin).parameters.values()
     return any(
         p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters

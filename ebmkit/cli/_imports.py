@@ -123,7 +123,7 @@ def _forked(component: Component, seconds: float) -> Trial:
 
 def _tried(component: Component) -> Trial:
     from ebmkit.fitness import misfit
-    from ebmkit.hooks import Hooks, needs_options
+    from ebmkit.hooks import Hooks, stated_only
 
     began = time.perf_counter()
     try:
@@ -133,7 +133,7 @@ def _tried(component: Component) -> Trial:
     took = time.perf_counter() - began
     if wrong := misfit(component, part):
         return Trial(wrong, took, [])
-    if component.kind != "hook" or needs_options(part):
+    if component.kind != "hook" or stated_only(part):
         return Trial("", took, [])
     try:
         return Trial("", took, [str(s) for s in Hooks({component.qualified: part}).doctor()])

@@ -1,0 +1,1 @@
+"""Hooks that keep runs in TensorBoard, Weights & Biases and MLflow."""

@@ -18,6 +18,8 @@ import pytest
 from ebmkit import registry, sources
 from ebmkit.__main__ import run
 
+# W&B would look up where to send its own errors to, offline too.
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

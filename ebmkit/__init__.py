@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from ebmkit.protocols import Sampler as Sampler
     from ebmkit.protocols import Scheduler as Scheduler
     from ebmkit.protocols import State as State
+    from ebmkit.reports import Picture as Picture
+    from ebmkit.reports import Section as Section
     from ebmkit.versioning import PROTOCOL as PROTOCOL
     from ebmkit.versioning import EbmkitDeprecationWarning as EbmkitDeprecationWarning
 
@@ -144,6 +146,7 @@ _HOME = {
         "State",
     ),
     "ebmkit.loading": ("load", "resume"),
+    "ebmkit.reports": ("Picture", "Section"),
     "ebmkit.versioning": ("PROTOCOL", "EbmkitDeprecationWarning"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

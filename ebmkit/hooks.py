@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ebmkit.diagnostics import Diagnosis
     from ebmkit.pipeline import Pipeline
     from ebmkit.protocols import Batch
+    from ebmkit.reports import Section
     from ebmkit.spec import Spec
 
 _spec = pluggy.HookspecMarker("ebmkit")
@@ -97,6 +98,14 @@ class Specifications:
     def load_state(self, run: Run, state: Mapping[str, Any]) -> None:
         """After the run's start, where the pipeline came from a checkpoint: what ``save_state`` of the
         same plugin returned."""
+
+    @_spec
+    def report_sections(  # type: ignore[empty-body]
+        self, directory: Path, records: Sequence[Mapping[str, float]]
+    ) -> Sequence[Section]:
+        """When ``ebmkit report`` writes a run's page: sections to add to it, from the files of the
+        run's directory, which may be torn or missing, and from its metrics, numbers by name and their
+        ``step``, in their order."""
 
     @_spec
     def doctor(self) -> Sequence[str]:  # type: ignore[empty-body]
@@ -177,6 +186,28 @@ class Hooks:
         for name, call in self._each("load_state"):
             if name in states:
                 call(run=run, state=states[name])
+
+    def report_sections(
+        self, directory: Path, records: Sequence[Mapping[str, float]]
+    ) -> tuple[list[Section], list[str]]:
+        """What plugins add to a run's page, and why one does not: a page without it is of use too."""
+        from ebmkit.reports import Section
+
+        sections: list[Section] = []
+        failures = []
+        for name, call in self._each("report_sections"):
+            try:
+                added = call(directory=directory, records=records) or ()
+                if not isinstance(added, Sequence) or not all(
+                    isinstance(s, Section) for s in added
+                ):
+                    raise HookError(
+                        f"hook report_sections of {name}: expected sections, got {added!r}"
+                    )
+                sections += added
+            except EbmkitError as error:
+                failures.append(str(error))
+        return sections, failures
 
     def _each(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """The hook for one plugin at a time, for what belongs to one plugin alone."""

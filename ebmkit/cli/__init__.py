@@ -16,6 +16,7 @@ COMMANDS = {
     "list-plugins": "list_plugins",
     "new-plugin": "new_plugin",
     "recipes": "recipes",
+    "report": "report",
     "resume": "resume",
     "sample": "sample",
     "train": "train",

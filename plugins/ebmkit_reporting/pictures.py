@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ebmkit import Batch, Diagnosis, Pipeline, Run, UserError, hookimpl
+from ebmkit import Batch, Diagnosis, Pipeline, Run, Section, UserError, hookimpl
 from ebmkit_reporting import figures
+from ebmkit_reporting.curves import draw_curves
 from ebmkit_reporting.diagnosis import draw_diagnosis
 from ebmkit_reporting.metrics_writer import FILE, records
 
@@ -26,7 +27,8 @@ TICKS = 300
 
 
 class Pictures:
-    """Draws samples.png, energy.png, training.png and diagnosis.png into the run directory."""
+    """Draws samples.png, energy.png, training.png and diagnosis.png into the run directory, and each
+    metric's curve into a run's report."""
 
     @hookimpl
     def evaluation_done(self, run: Run, data: Batch, samples: Batch | None) -> None:
@@ -45,6 +47,11 @@ class Pictures:
             path.unlink(missing_ok=True)
         else:
             _write(figure, path)
+
+    @hookimpl
+    def report_sections(self, records: Sequence[Mapping[str, float]]) -> Sequence[Section]:
+        curves = draw_curves(records)
+        return [Section("Training", pictures=curves, shows=["training.png"])] if curves else []
 
     @hookimpl
     def run_end(self, run: Run, error: BaseException | None) -> None:  # noqa: ARG002

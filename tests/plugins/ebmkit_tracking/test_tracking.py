@@ -26,6 +26,7 @@ from ebmkit.hooks import Hooks
 NAMES = ("tensorboard", "wandb", "mlflow")
 ROWS = torch.linspace(-1, 1, 400).reshape(200, 2)
 
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No names are looked up and no connection leaves this machine; W&B's service listens on it."""

@@ -73,8 +73,7 @@ def read(path: Path) -> Kept:
     if not records.kept:
         missing.append(f"There are no metrics ({METRICS}).")
     if records.torn:
-        lines = "1 line" if records.torn == 1 else f"{records.torn} lines"
-        missing.append(f"{lines} of {METRICS} cannot be read and are left out.")
+        missing.append(f"{METRICS} has lines that cannot be read and are left out: {records.torn}.")
     if records.thinning > 1:
         missing.append(f"Of the metrics one record in {records.thinning} is used.")
     found = Kept(

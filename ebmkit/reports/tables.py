@@ -30,6 +30,8 @@ MEANINGS = {
 """Of the evaluation's numbers."""
 ERRORS = {"kl_nats": "kl_error"}
 """Where a number's error stands; of others under its own name with _error."""
+SPREAD = ("worst", "median", "energy")
+"""What a diagnosis says of a number for every number of the event, and for the energy."""
 ASIDE = ("step", "refused")
 LONGEST = 300
 """Characters of a value in a table."""
@@ -84,10 +86,15 @@ def diagnosis(found: Mapping[str, Any]) -> Section | None:
     for name, value in found.items():
         if name in ("verdict", "reason", "notes", "step") or value is None:
             continue
-        inner = value.items() if isinstance(value, Mapping) else [("", value)]
-        rows += [(f"{name} {key}".strip(), text(v)) for key, v in inner if v is not None]
+        if not isinstance(value, Mapping):
+            rows.append((name, text(value), "", ""))
+        elif set(value) == set(SPREAD):
+            rows.append((name, *(text(value[of]) for of in SPREAD)))
+        else:
+            inner = ((f"{name}: {key}", v) for key, v in value.items() if v is not None)
+            rows += [(key, text(v), "", "") for key, v in inner]
     said = f"{text(found.get('verdict', 'no verdict'))}: {text(found.get('reason', ''))}"
-    return Section("Diagnosis of the chains", said, ("number", "value"), rows)
+    return Section("Diagnosis of the chains", said, ("number", "value, or worst", *SPREAD[1:]), rows)
 
 
 def metrics(found: Records) -> Section | None:
@@ -154,9 +161,9 @@ def _traces(kept: Kept) -> str:
     return f"Its last record is of {record}, its last checkpoint of {checkpoint}."
 
 
-def _size(count: int) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}" if unit != "bytes" else f"{count} bytes"
-        count /= 1000  # type: ignore[assignment]
-    return f"{count:.3g} GB"
+def _size(count: float) -> str:
+    units = ["bytes", "kB", "MB", "GB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    return f"{count:.3g}\N{NO-BREAK SPACE}{units[0]}"

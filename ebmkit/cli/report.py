@@ -25,7 +25,7 @@ def command(run: Path, out: Path | None) -> None:
     out = run / PAGE if out is None else out
     if out.suffix not in (".html", ".htm"):
         raise click.BadParameter(f"{out} must end in .html", param_hint="--out")
-    from ebmkit.checkpoint import write_atomically
+    from ebmkit.files import write_atomically
     from ebmkit.hooks import Hooks
     from ebmkit.reports import written
 

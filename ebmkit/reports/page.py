@@ -84,7 +84,10 @@ def _sections(kept: Kept, added: Sequence[Section]) -> list[Section]:
 
 def _badges(kept: Kept) -> list[tuple[str, str]]:
     """Words on how it went, each with what to make of it."""
-    words = [("", kept.status.get("status", "unknown")), ("chains: ", kept.diagnosis.get("verdict"))]
+    words = [
+        ("", kept.status.get("status", "unknown")),
+        ("chains: ", kept.diagnosis.get("verdict")),
+    ]
     return [
         (of + tables.text(word), "good" if word in GOOD else "bad" if word in BAD else "open")
         for of, word in words

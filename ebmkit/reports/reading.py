@@ -12,7 +12,7 @@ import attrs
 
 from ebmkit.errors import SpecError
 from ebmkit.reports.section import Picture, read_picture
-from ebmkit.rundir import EVALUATION, SPEC, STATUS, RunDirectory
+from ebmkit.rundir import EVALUATION, SPEC, STATUS, RunDirectory, step_of
 from ebmkit.spec import SIZE_LIMIT, parse_toml
 
 DIAGNOSIS, METRICS = "diagnosis.json", "metrics.jsonl"
@@ -101,7 +101,11 @@ def read_records(path: Path, most: int | None = None) -> Records:
     if _plain(path):
         with path.open("rb") as file:
             while line := file.readline(LARGEST_LINE):
-                record = _record(line) if line.endswith(b"\n") or not file.peek(1) else None
+                cut = len(line) == LARGEST_LINE and not line.endswith(b"\n")
+                while cut and (rest := file.readline(LARGEST_LINE)):
+                    cut = not rest.endswith(b"\n")
+                    line = b""
+                record = _record(line)
                 if record is None:
                     torn += 1
                     continue
@@ -193,7 +197,6 @@ def _pictures(path: Path, missing: list[str]) -> tuple[Picture, ...]:
 
 def _checkpoints(directory: RunDirectory) -> tuple[Checkpoint, ...]:
     return tuple(
-        Checkpoint(path.name, int(digits), path.stat().st_size)
+        Checkpoint(path.name, step_of(path), path.stat().st_size)
         for path in directory.checkpoints()
-        if (digits := path.stem.removeprefix("step-")).isdecimal()
     )

@@ -82,7 +82,7 @@ def diagnosis(found: Mapping[str, Any]) -> Section | None:
     """What ``ebmkit diagnose`` found."""
     if not found:
         return None
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, value in found.items():
         if name in ("verdict", "reason", "notes", "step") or value is None:
             continue
@@ -94,7 +94,9 @@ def diagnosis(found: Mapping[str, Any]) -> Section | None:
             inner = ((f"{name}: {key}", v) for key, v in value.items() if v is not None)
             rows += [(key, text(v), "", "") for key, v in inner]
     said = f"{text(found.get('verdict', 'no verdict'))}: {text(found.get('reason', ''))}"
-    return Section("Diagnosis of the chains", said, ("number", "value, or worst", *SPREAD[1:]), rows)
+    return Section(
+        "Diagnosis of the chains", said, ("number", "value, or worst", *SPREAD[1:]), rows
+    )
 
 
 def metrics(found: Records) -> Section | None:

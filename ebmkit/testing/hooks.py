@@ -6,6 +6,7 @@ import copy
 import inspect
 import io
 import json
+import math
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from ebmkit.diagnostics import Diagnosis
 from ebmkit.errors import HookError, Problem, UserError
 from ebmkit.hooks import Hooks, Run, Specifications, hookimpl
 from ebmkit.pipeline import Pipeline
+from ebmkit.reports import Section
 from ebmkit.spec import parse_toml
 from ebmkit.testing import reference
 from ebmkit.testing.laws import Cases, law
@@ -28,6 +30,7 @@ from ebmkit.testing.subject import Subject
 
 HOOKS = tuple(name for name in vars(Specifications) if not name.startswith("_"))
 STEPS = 4
+RECORDS = ({"step": 2, "loss": 0.5}, {"step": 4, "loss": math.nan, "force": 1.0})
 NAME = "tried:hook"
 
 
@@ -136,6 +139,12 @@ def hooks_are_those_that_there_are(subject: Subject, cases: Cases) -> None:
                     name in implemented(hook),
                     f"{name} is not marked @ebmkit.hookimpl, so never called",
                 )
+    if hasattr(hook, "stated_only"):
+        with cases.case("stated_only"):
+            cases.expect(
+                hook.stated_only is True and getattr(subject.type, "stated_only", None) is True,
+                "stated_only is read of the class, and means something where it is True",
+            )
 
 
 @law(
@@ -172,13 +181,14 @@ def runs_go_through(subject: Subject, cases: Cases) -> None:
 @law(
     "hook",
     why="What a hook returns is read by the command line and written into checkpoints.",
-    means="validate, doctor or a checkpoint ends with an error far from its cause",
+    means="validate, doctor, a report or a checkpoint ends with an error far from its cause",
 )
 def returns_are_as_specified(subject: Subject, cases: Cases) -> None:
     hook = subject.make()
     spec = parse_toml('[model]\nuse = "mlp"\n[training]\nsteps = 3\n', "tried.toml")
     asked: tuple[tuple[str, type, dict[str, Any]], ...] = (
         ("validate_spec", Problem, {"spec": spec}),
+        ("report_sections", Section, {"directory": Path("no-run"), "records": RECORDS}),
         ("doctor", str, {}),
     )
     for name, kind, arguments in asked:

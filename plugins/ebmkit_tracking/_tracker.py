@@ -74,7 +74,9 @@ class Tracker(abc.ABC):
 
     @hookimpl
     def load_state(self, state: Mapping[str, Any]) -> None:
-        self._key = state["key"]
+        # A run that goes back after a divergence stays the tracked run that it is.
+        if not self._asked:
+            self._key = state["key"]
 
     @hookimpl
     def save_state(self) -> Mapping[str, Any]:

@@ -359,6 +359,16 @@ class Quiet:
         run.notices.append(self.notice)
 
 
+class Reserved:
+    \"\"\"Needs no options, and takes part only where it is stated.\"\"\"
+
+    stated_only = True
+
+    @hookimpl
+    def run_start(self, run):
+        run.notices.append("reserved")
+
+
 @attrs.define(eq=False)
 class Holding:
     \"\"\"Holds the pipeline's model.\"\"\"
@@ -401,7 +411,7 @@ plain = Quiet()
 class TestOptions:
     @pytest.fixture(autouse=True)
     def _installed(self, install: Any) -> None:
-        kinds = ("Bell", "Quiet", "Holding", "Open", "Unfit", "Checking")
+        kinds = ("Bell", "Quiet", "Reserved", "Holding", "Open", "Unfit", "Checking")
         names = {kind.lower(): f"foo_h:{kind}" for kind in kinds} | {"plain": "foo_h:plain"}
         install("foo-h", {"ebmkit.hooks": names}, {"foo_h.py": OPTIONS})
 
@@ -416,6 +426,10 @@ class TestOptions:
         loss = {"use": "sm"}
         run = self.run(small, hooks={"foo-h:bell": {"at": 3, "word": "dong", "loss": loss}})
         assert (run.step, run.stopped) == (3, "dong ScoreMatching")
+
+    def test_one_that_says_so_takes_part_where_it_is_stated(self, small: Any) -> None:
+        assert "reserved" not in self.run(small).notices
+        assert self.run(small, hooks={"reserved": {}}).notices.count("reserved") == 1
 
     def test_one_that_needs_none_is_changed_by_them(self, small: Any) -> None:
         assert self.run(small).notices.count("quiet") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -245,6 +246,29 @@ class NoProblems(Counting):
         return ["bad"]
 
 
+class Markup(Counting):
+    """Adds markup to a report, where sections are asked for."""
+
+    @hookimpl
+    def report_sections(self) -> Any:
+        return ["<h2>Mine</h2>"]
+
+
+class FailsAtOddNumbers(Counting):
+    """Expects of a run's metrics that all of them are finite."""
+
+    @hookimpl
+    def report_sections(self, records: Any) -> Any:
+        assert all(math.isfinite(number) for record in records for number in record.values())
+        return []
+
+
+class StatedPerhaps(Counting):
+    """Says something of when it takes part that means nothing."""
+
+    stated_only = "yes"
+
+
 BROKEN = [
     (Misspelt, "hooks-are-those-that-there-are"),
     (Overeager, "hooks-are-those-that-there-are"),
@@ -267,6 +291,9 @@ BROKEN = [
     (NeverAsks, "state-comes-back"),
     (OneLine, "returns-are-as-specified"),
     (NoProblems, "returns-are-as-specified"),
+    (Markup, "returns-are-as-specified"),
+    (FailsAtOddNumbers, "returns-are-as-specified"),
+    (StatedPerhaps, "hooks-are-those-that-there-are"),
 ]
 
 

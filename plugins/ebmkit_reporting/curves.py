@@ -26,7 +26,9 @@ def draw_curves(records: Sequence[Mapping[str, float]]) -> list[Picture]:
     found = []
     for name in names:
         points = [(r["step"], _drawn(r[name])) for r in records if name in r]
-        light, dark = (_svg(thinned(points), colours) for colours in (LIGHT, DARK))
+        light = dark = _svg(thinned(points))
+        for colour, other in zip(LIGHT, DARK, strict=True):
+            dark = dark.replace(colour.encode(), other.encode())
         found.append(Picture(name, light, kind="svg", dark=dark, text=_said(name, points)))
     return found
 
@@ -56,10 +58,10 @@ def _said(name: str, points: Points) -> str:
     return f"{name}: {begins:.4g} at step {first:.0f}, {ends:.4g} at step {last:.0f}"
 
 
-def _svg(points: Points, colours: tuple[str, str, str]) -> bytes:
+def _svg(points: Points) -> bytes:
     import matplotlib
 
-    ink, lines, curve = colours
+    ink, lines, curve = LIGHT
     style: dict[Any, str] = {
         **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color", "text.color"), ink),
         **dict.fromkeys(("axes.edgecolor", "grid.color"), lines),

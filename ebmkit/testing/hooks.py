@@ -170,6 +170,9 @@ def runs_go_through(subject: Subject, cases: Cases) -> None:
                 made.fit(out=Path(folder) / "failing", hooks=hooks)
             except HookError as error:
                 cases.expect("another plugin's failure" in str(error), str(error))
+                # What fails after the first error is a note on it.
+                notes = [note for note in getattr(error, "__notes__", ()) if NAME in note]
+                cases.expect(not notes, "; ".join(notes))
         with cases.case("after ebmkit diagnose"):
             found = Diagnosis("not yet", "", chains=2, steps=3, warm_up=0, thin=1)
             try:

@@ -63,6 +63,11 @@ CLAIMS = [
         "keyword mappings to make it with, one for each configuration that is to be tried, where "
         "defaults do not make one; or a function of a temporary folder that returns them",
     ),
+    (
+        "`stated_only`",
+        "hooks",
+        "`True`: it takes part only in runs that state it, also where it could be made without options",
+    ),
     ("`exact`", "samplers", "`True`: a step from `init` leaves p(x) ∝ exp(−E(x)) exactly as it is"),
     ("`reversible`", "samplers", "`True`: a step is in detailed balance with p(x)"),
     (

@@ -27,6 +27,7 @@ def main(checkout: Path, work: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "ebmkit/py.typed" in names
     assert "ebmkit_recipes/two_moons.toml" in names
+    assert "ebmkit/reports/page.html" in names
 
     venv.create(work / "env", with_pip=True)
     scripts = work / "env" / ("Scripts" if os.name == "nt" else "bin")
@@ -40,6 +41,8 @@ def main(checkout: Path, work: Path) -> None:
     wanted |= {"samples.png", "energy.png", "training.png"}
     assert left == wanted, f"the run left {left}, expected {wanted}"
     assert json.loads((elsewhere / "run" / "evaluation.json").read_text())["kl_nats"] > 0
+    run(scripts / "ebmkit", "report", "run", cwd=elsewhere)
+    assert "<h1>run</h1>" in (elsewhere / "run" / "report.html").read_text(encoding="utf-8")
     run(scripts / "ebmkit", "doctor", cwd=elsewhere)
     print(f"{wheel.name}: installed alone, trained, healthy")  # noqa: T201
 

@@ -41,6 +41,7 @@ LISTINGS = [
             "sample",
             "evaluate",
             "diagnose",
+            "report",
             "doctor",
             "new-plugin",
         )

@@ -13,8 +13,6 @@ from attrs.validators import in_, optional
 from ebmkit import Run, doc
 from ebmkit_tracking._tracker import WORDS, Tracker, name_of
 
-MODES = ("online", "offline", "disabled")
-
 
 @attrs.define(eq=False)
 class WandB(Tracker):
@@ -36,7 +34,7 @@ class WandB(Tracker):
     )
     mode: Literal["online", "offline", "disabled"] | None = field(
         default=None,
-        validator=optional(in_(MODES)),
+        validator=optional(in_(("online", "offline", "disabled"))),
         metadata=doc(
             "online, offline (files that `wandb sync` sends later) or disabled; by default what W&B's "
             "settings say"

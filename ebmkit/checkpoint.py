@@ -40,6 +40,17 @@ def write(path: Path, tree: Any) -> None:
     write_atomically(path, content[:place], checksum, memoryview(content)[place + 64 :])
 
 
+def packed(tree: Any) -> tuple[str, dict[str, Tensor]]:
+    """A tree as a description and tensors without one: what another process can be sent."""
+    tensors: dict[str, Tensor] = {}
+    return json.dumps(_describe(tree, "", tensors)), tensors
+
+
+def unpacked(described: str, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree that was packed, as ``read`` gives it."""
+    return _Rebuilding(tensors.__getitem__).tree(json.loads(described))
+
+
 def check(tree: Any) -> None:
     """Raises TypeError where a tree holds what cannot be written."""
     _describe(tree, "", {})

@@ -40,7 +40,9 @@ def cycles(spec: Spec, plans: Mapping[str, Any]) -> list[Problem]:
     return []
 
 
-def with_steps(planner: Planner, training: Training, dataset: Any, default: int) -> Training:
+def with_steps(
+    planner: Planner, training: Training, dataset: Any, default: int, processes: int
+) -> Training:
     """The training with its number of steps, told from epochs where those are given."""
     rows = getattr(dataset, "n_samples", None) if dataset is not None else None
     if training.steps is not None and training.epochs is not None:
@@ -51,13 +53,16 @@ def with_steps(planner: Planner, training: Training, dataset: Any, default: int)
             "the dataset is endless and has no epochs; state training.steps, or dataset.n_samples "
             "for a finite set",
         )
-    if rows is not None and rows < training.batch_size:
+    used = training.batch_size * processes
+    if rows is not None and rows < used:
+        times = f" for each of {processes} processes" if processes > 1 else ""
         planner.report(
             "training.batch_size",
-            f"{training.batch_size} is more than the dataset's {rows} rows; state at most {rows}",
+            f"{training.batch_size}{times} is more than the dataset's {rows} rows; state at most "
+            f"{rows // processes}",
         )
     if training.epochs is not None and rows is not None:
-        steps = training.epochs * max(rows // training.batch_size, 1)
+        steps = training.epochs * max(rows // used, 1)
         return attrs.evolve(training, steps=training.steps or steps)
     return attrs.evolve(training, steps=training.steps or default)
 
@@ -84,14 +89,24 @@ def same_event_shape(planner: Planner, model: Any, event_shape: tuple[int, ...] 
         )
 
 
-def buffer_holds_negatives(planner: Planner, loss: Any, training: Training) -> None:
-    """A replay buffer has a slot for each negative of a step."""
+def buffer_holds_negatives(planner: Planner, loss: Any, training: Training, processes: int) -> None:
+    """A replay buffer has a slot for each negative of a step, in each process's share of it."""
     slots = getattr(loss, "buffer_size", None)
     used = getattr(loss, "n_negatives", None) or training.batch_size
-    if isinstance(slots, int) and slots < used:
+    if not isinstance(slots, int):
+        return
+    if slots < used * processes:
+        times = f" in each of {processes} processes" if processes > 1 else ""
         planner.report(
             "loss.buffer_size",
-            f"{slots} slots cannot give {used} distinct chains a step; state at least {used}",
+            f"{slots} slots cannot give {used} distinct chains a step{times}; state at least "
+            f"{used * processes}",
+        )
+    elif slots % processes:
+        planner.report(
+            "loss.buffer_size",
+            f"{slots} slots cannot be shared alike by {processes} processes; state a multiple of "
+            f"{processes}, as {slots - slots % processes}",
         )
 
 

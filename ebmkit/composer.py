@@ -14,17 +14,19 @@ from ebmkit import checks, optimizers, states
 from ebmkit.allocating import Allocations, points_fit
 from ebmkit.build import Builder
 from ebmkit.data import Points
-from ebmkit.devices import find_device
+from ebmkit.devices import find_device, own_device
 from ebmkit.errors import DeviceError, Problem, SpecError, UnknownPartError, UserError
 from ebmkit.objectives import probe
 from ebmkit.pipeline import Pipeline
 from ebmkit.plan import Call, Planner
 from ebmkit.protocols import Dataset
+from ebmkit.ranks import Ranks
 from ebmkit.registry import registry
 from ebmkit.sections import TABLES, Training
 from ebmkit.seeds import stream
 from ebmkit.sources import recipe_path
 from ebmkit.spec import PARTS, Spec, check_sections, read_toml
+from ebmkit.starting import local_rank
 
 DEFAULT_STEPS = 1000
 """Training steps where neither steps nor epochs are given."""
@@ -85,6 +87,7 @@ class _Composer:
         self.spec = _with_wrapped_data(spec)
         self.planner = Planner(self.spec, registry())
         self.notices = list(spec.notices)
+        self.ranks = Ranks.present()
 
     def plan(self) -> _Plans:
         """Every name, key, type and bound checked; nothing is built."""
@@ -123,7 +126,7 @@ class _Composer:
             call = sections["training"]
             if call is not None and training.steps is None and training.epochs is None:
                 call.arguments["steps"] = DEFAULT_STEPS
-            training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS)
+            training = checks.with_steps(planner, training, dataset, DEFAULT_STEPS, self.ranks.size)
             builder.training_steps = training.steps
         loss: Any
         sampler, loss = (builder.shared(k) if planned else None for k in ("sampler", "loss"))
@@ -135,7 +138,7 @@ class _Composer:
                 planner, "training.data_noise", training.data_noise, training
             )
             training = attrs.evolve(training, data_noise=noise)
-            checks.buffer_holds_negatives(planner, loss, training)
+            checks.buffer_holds_negatives(planner, loss, training, self.ranks.size)
             checks.noise_fits(planner, dataset, training)
             points_fit(planner, event_shape, training, loss, evaluation)
             self.notices += checks.schedules(planner, sampler, loss, training, evaluation)
@@ -172,6 +175,7 @@ class _Composer:
             hooks=hooks,
             tables=self._resolved(plans, sections, hook_plans, optimizer),
             notices=tuple(self.notices),
+            ranks=self.ranks,
         )
         for name, hook in hooks.items():
             checks.takes(planner, hook_plans[name].path, hook, pipeline)
@@ -241,7 +245,8 @@ class _Composer:
 
     def _device(self, training: Training | None) -> torch.device:
         try:
-            return find_device(training.device if training else "cpu")
+            device = find_device(training.device if training else "cpu")
+            return device if self.ranks.size == 1 else own_device(device, local_rank())
         except DeviceError as error:
             self.planner.report("training.device", str(error))
             return torch.device("cpu")

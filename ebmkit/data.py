@@ -127,15 +127,27 @@ class Feed:
     """The positives of a training run: fresh draws of an endless set, epochs of a finite one.
 
     A finite set is gone through in a new order each epoch; rows that do not fill the last batch
-    of an epoch are left for other epochs.
+    of an epoch are left for other epochs. Of several ``processes`` each takes its share of each batch's
+    rows, in an order that all have from ``order_generator``.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, *, generator: torch.Generator, labels: bool
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        labels: bool,
+        order_generator: torch.Generator | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.generator = generator
+        self.order_generator = generator if order_generator is None else order_generator
+        self.rank = rank
+        self.processes = processes
         self.labels = labels
         self.rows: int | None = getattr(dataset, "n_samples", None)
         self.order: Tensor | None = None
@@ -153,11 +165,15 @@ class Feed:
 
     def _next_rows(self) -> Batch:
         assert self.rows is not None
-        if self.order is None or self.position + self.batch_size > self.rows:
-            device = self.generator.device
-            self.order = torch.randperm(self.rows, generator=self.generator, device=device).cpu()
+        joined = self.batch_size * self.processes
+        if self.order is None or self.position + joined > self.rows:
+            generator = self.order_generator
+            self.order = torch.randperm(
+                self.rows, generator=generator, device=generator.device
+            ).cpu()
             self.position = 0
-        index = self.order[self.position : self.position + self.batch_size]
-        self.position += self.batch_size
+        start = self.position + self.batch_size * self.rank
+        index = self.order[start : start + self.batch_size]
+        self.position += joined
         dataset: Any = self.dataset
         return as_batch(dataset[index])

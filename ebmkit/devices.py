@@ -38,6 +38,29 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def own_device(device: torch.device, local_rank: int) -> torch.device:
+    """The device of one of several processes on a machine: each has a CUDA device of its own.
+
+    Raises:
+        DeviceError: there are not as many, or the processes cannot speak to each other from there.
+    """
+    if device.type == "mps":
+        raise DeviceError("several processes cannot share mps; set it to cpu")
+    if device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise DeviceError(
+            f"{device}: all processes of this machine would be there; set it to cuda, which gives each "
+            "its own"
+        )
+    if local_rank >= torch.cuda.device_count():
+        raise DeviceError(
+            f"process {local_rank} of this machine finds {torch.cuda.device_count()} CUDA devices; "
+            "start at most as many processes, or set it to cpu"
+        )
+    return torch.device("cuda", local_rank)
+
+
 @functools.cache
 def keep_freed_memory() -> None:
     """From now on this process keeps memory that is freed, up to 64 MiB, for what is computed next.

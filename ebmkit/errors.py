@@ -139,6 +139,10 @@ class Terminated(KeyboardInterrupt):
     exit_code = 143
 
 
+class ProcessError(EbmkitError):
+    """Another process of the run is gone."""
+
+
 class PluginError(EbmkitError):
     """A plugin failed; the message names its distribution, and the cause is chained."""
 

@@ -22,7 +22,9 @@ from ebmkit.forces import mean_force
 from ebmkit.holding import evaluating
 from ebmkit.lowering import complaint
 from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
+from ebmkit.ranks import Ranks
 from ebmkit.sections import Chains
+from ebmkit.shares import share
 
 
 class LossOutput(NamedTuple):
@@ -47,6 +49,7 @@ class Objective:
         compile: Compile = "auto",  # noqa: A002
         steps: int | None = None,
         conduct: Conduct | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.loss = loss
         self.model = model
@@ -55,6 +58,8 @@ class Objective:
         """How the loss is computed; its ``decision`` says whether compiled, and why."""
         self.conduct = conduct or Conduct()
         """How the loss's chains are run, and what became of them."""
+        self.ranks = ranks or Ranks()
+        """The processes among which the loss's state is shared."""
         self.state: Any = None
         self.step = 0
         self._forceless = False
@@ -107,7 +112,8 @@ class Objective:
             self.generator = generator_or_new(None, batch.x.device)
         with evaluating(self.model), conducted(self.conduct):
             if self.state is None:
-                self.state = self.loss.init(self.model, batch, generator=self.generator)
+                whole = self.loss.init(self.model, batch, generator=self.generator)
+                self.state = share(self.loss, whole, self.ranks.rank, self.ranks.size)
             self.conduct.starts = self._starts(batch)
             try:
                 drawn: tuple[Any, Any] = self.loss.draw(

@@ -20,6 +20,7 @@ from ebmkit.judging import judge, last_loss
 from ebmkit.objectives import Objective, bind, conditional, conduct_of
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Dataset, Loss, Metrics, Model, Sampler, Scheduler
+from ebmkit.ranks import Ranks
 from ebmkit.running import fit
 from ebmkit.sections import Chains, Evaluation, Training
 from ebmkit.seeds import stream
@@ -45,7 +46,10 @@ class Pipeline:
         tables: Mapping[str, Any],
         hooks: Mapping[str, object] | None = None,
         notices: tuple[str, ...] = (),
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
+        """The processes that train the pipeline together."""
         self.sampler = sampler
         self.loss = loss
         self.dataset = dataset
@@ -65,20 +69,25 @@ class Pipeline:
             objective=Objective(
                 loss,
                 model,
-                generator=self.generator("loss"),
+                generator=self._own_generator("loss"),
                 compile=training.compile,
                 steps=training.steps,
                 conduct=conduct_of(chains, runs=training.steps or 1),
+                ranks=self.ranks,
             ),
             feed=Feed(
                 dataset,
                 training.batch_size,
-                generator=self.generator("data"),
+                generator=self._own_generator("data"),
+                order_generator=None if self.ranks.size == 1 else self.generator("order"),
                 labels=self.conditional,
+                rank=self.ranks.rank,
+                processes=self.ranks.size,
             ),
             training=training,
             optimizer=optimizer,
             lr_schedule=lr_schedule,
+            ranks=self.ranks,
         )
         self.conduct = conduct_of(chains, runs=1)
         """How chains are run that judge the model, and what became of them."""
@@ -270,6 +279,10 @@ class Pipeline:
     def judge(self) -> tuple[dict[str, Any], Batch, Batch | None]:
         """The numbers of ``evaluate``, and the data and samples that they compare."""
         return judge(self)
+
+    def _own_generator(self, purpose: str) -> torch.Generator:
+        """One for what each process draws for itself."""
+        return stream(self.training.seed, purpose, self.device, rank=self.ranks.rank)
 
     def _labelled(self, batch: Batch) -> Batch:
         return batch if self.conditional else Batch(batch.x)

@@ -117,6 +117,10 @@ class Loss(Protocol):
     of continuous points alone: it is given no discrete data. A field typed ``float | Scheduler`` holds
     a schedule on the training clock, which the loss reads at ``draw``'s ``step``.
     ``chains(state)`` returns as a Batch where the chains are that a loss keeps from step to step.
+    ``split(state, parts)`` returns as many states, one for each process of a run, and
+    ``joined(states)`` one of several: what ``split`` has taken apart it puts together again. Each gets
+    states of which the fields' names are those of its own, though their types may be others. Without
+    the two each process keeps a whole state of its own.
 
     What the conformance kit asks of a loss: unless it says ``consistent = False``, the expected
     gradient is zero where the model is the data's distribution; unless it says ``averages = False``,

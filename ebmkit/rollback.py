@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from ebmkit.errors import DivergenceError
 from ebmkit.seeds import stream
+from ebmkit.shares import ORDER
 
 if TYPE_CHECKING:
     from ebmkit.hooks import Hooks, Run
@@ -43,7 +44,7 @@ class Memory:
 
     def newest(
         self,
-        device: Any = "cpu",  # noqa: ARG002
+        device: Any = "cpu",
         *,
         before: int | None = None,
     ) -> tuple[Any, Any, list[str]] | None:
@@ -52,7 +53,7 @@ class Memory:
         fit = [s for s in self._states if before is None or s["step"] < before]
         state = fit[-1] if fit else self._states[0]
         # Training goes on in what it is given.
-        return None, pytree.tree_map_only(Tensor, lambda t: t.clone(), state), []
+        return None, pytree.tree_map_only(Tensor, lambda t: t.to(device, copy=True), state), []
 
     def forget_after(self, step: int) -> None:
         while self._states and self._states[-1]["step"] > step:
@@ -82,7 +83,8 @@ class Rollbacks:
 
     def keep(self) -> None:
         """Keep the present state, where the run is kept or may have to go back."""
-        self._keeper.save(self._run, self._hooks)
+        with self._run.pipeline.ranks.together():
+            self._keeper.save(self._run, self._hooks)
 
     def after(self, error: DivergenceError) -> None:
         """Go back after a divergence.
@@ -96,20 +98,25 @@ class Rollbacks:
             raise error
         count = trainer.rollbacks
         if count >= self._training.max_rollbacks:
-            raise DivergenceError(
-                f"{error}; given up after {count} rollbacks (training.max_rollbacks)",
-                step=error.step,
-                chains=error.chains,
+            raise pipeline.ranks.everywhere(
+                DivergenceError(
+                    f"{error}; given up after {count} rollbacks (training.max_rollbacks)",
+                    step=error.step,
+                    chains=error.chains,
+                )
             ) from error
-        found = self._keeper.newest(pipeline.device)
-        assert found is not None
-        if count and found[1]["step"] <= trainer.went_back_to:
-            found = self._keeper.newest(pipeline.device, before=trainer.went_back_to) or found
-        pipeline.load_state_dict(found[1])
+        with pipeline.ranks.together():
+            found = self._keeper.newest(pipeline.device)
+            assert found is not None
+            if count and found[1]["step"] <= trainer.went_back_to:
+                found = self._keeper.newest(pipeline.device, before=trainer.went_back_to) or found
+            pipeline.load_state_dict(found[1])
         trainer.rollbacks, trainer.went_back_to = count + 1, pipeline.step
         for purpose, generator in trainer.generators():
-            seed = self._training.seed
-            fresh = stream(seed, f"{purpose} after rollback {count + 1}", generator.device)
+            seed, rank = self._training.seed, 0 if purpose == ORDER else pipeline.ranks.rank
+            fresh = stream(
+                seed, f"{purpose} after rollback {count + 1}", generator.device, rank=rank
+            )
             generator.set_state(fresh.get_state())
         run.step = pipeline.step
         self._keeper.forget_after(run.step)

@@ -120,8 +120,10 @@ class RunDirectory:
     @contextmanager
     def watching(self, run: Run, hooks: Hooks) -> Iterator[None]:
         """Keeps the status file true, and the last state when the run ends or dies."""
+        from ebmkit.starting import launch
+
         started = time.monotonic()
-        trainer = run.pipeline.trainer
+        trainer, ranks = run.pipeline.trainer, run.pipeline.ranks
 
         def status(word: str, reason: str = "") -> None:
             seconds = round(time.monotonic() - started, 3)
@@ -130,9 +132,10 @@ class RunDirectory:
                 "compile": trainer.objective.computation.decision,
                 "compile_chains": trainer.objective.conduct.decision,
             }
+            several = {"processes": ranks.size, "launch": launch()} if ranks.size > 1 else {}
             counts = trainer.counts()
             self._write_json(
-                STATUS, {**said, "seconds": seconds, "reason": reason, **how, **counts}
+                STATUS, {**said, "seconds": seconds, "reason": reason, **how, **counts, **several}
             )
 
         def dying(error: BaseException, word: str, reason: str, *, save: bool = True) -> None:
@@ -140,7 +143,11 @@ class RunDirectory:
             # were updated leaves nothing to go on from.
             try:
                 status(word, reason)
-                if save and trainer.whole:
+            except Exception as failure:
+                error.add_note(f"the last state could not be kept: {failure}")
+                save = False
+            try:
+                if trainer.whole and ranks.in_step(error) and ranks.from_lead(save):
                     self.save(run, hooks)
             except Exception as failure:
                 error.add_note(f"the last state could not be kept: {failure}")
@@ -168,14 +175,11 @@ class RunDirectory:
         """
         from ebmkit import checkpoint
         from ebmkit.provenance import made_by
-        from ebmkit.seeds import process_generators
 
         path = self.path / CHECKPOINTS / f"step-{run.step:08d}.safetensors"
         state = {
             **run.pipeline.state_dict(),
             "hooks": hooks.save_state(run),
-            # Not ours to draw from, but a model's dropout does.
-            "process": process_generators(),
             "made_by": made_by(),
         }
         checkpoint.write(path, state)

@@ -7,29 +7,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebmkit.errors import DivergenceError, EbmkitError, RunDirectoryError, out_of_memory
+from ebmkit.errors import (
+    DivergenceError,
+    EbmkitError,
+    RunDirectoryError,
+    Terminated,
+    out_of_memory,
+)
+from ebmkit.following import Following
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
 from ebmkit.rollback import Rollbacks
+from ebmkit.rundir import RunDirectory
+from ebmkit.shares import summed
 
 if TYPE_CHECKING:
     from ebmkit.pipeline import Pipeline
-    from ebmkit.rundir import RunDirectory
 
 
 def fit(
     pipeline: Pipeline, out: Path | None, *, force: bool, resume: bool, hooks: Hooks | None
 ) -> Run:
     """What ``Pipeline.fit`` does."""
-    from ebmkit.rundir import RunDirectory
-
+    ranks = pipeline.ranks
     pipeline.trainer.check_trainable()
-    hooks = hooks if hooks is not None else Hooks.installed(stated=pipeline.hooks)
     directory: RunDirectory | None = None
-    if out is not None and resume:
-        directory = RunDirectory.reopen(out, pipeline)
-    elif out is not None:
-        directory = RunDirectory.create(out, pipeline, force=force)
+    with ranks.together():
+        if not ranks.lead:
+            hooks = Hooks({})
+        hooks = hooks if hooks is not None else Hooks.installed(stated=pipeline.hooks)
+        if out is not None and not ranks.lead:
+            directory = Following(out)
+        elif out is not None and resume:
+            directory = RunDirectory.reopen(out, pipeline)
+        elif out is not None:
+            directory = RunDirectory.create(out, pipeline, force=force)
     steps = pipeline.training.steps or 0
     notices = [*pipeline.notices, *hooks.left_out]
     run = Run(pipeline, directory.path if directory else None, steps, pipeline.step, notices)
@@ -37,13 +49,15 @@ def fit(
     error: BaseException | None = None
     try:
         with directory.watching(run, hooks) if directory else contextlib.nullcontext():
-            hooks.run_start(run)
-            hooks.load_state(run, pipeline.hook_states)
+            with ranks.together():
+                hooks.run_start(run)
+                hooks.load_state(run, pipeline.hook_states)
             _train(run, hooks, directory, resumed=directory is not None and resume)
             run.notices += _lost(pipeline)
-            pipeline.hook_states = hooks.save_state(run)
-            if directory:
-                directory.save(run, hooks)  # judging takes its time, and may be cut short
+            with ranks.together():
+                pipeline.hook_states = hooks.save_state(run)
+                if directory:
+                    directory.save(run, hooks)  # judging takes its time, and may be cut short
             pipeline.judging = True
             _evaluate(run, hooks, directory)
     except BaseException as raised:
@@ -74,13 +88,15 @@ def _train(run: Run, hooks: Hooks, directory: RunDirectory | None, *, resumed: b
                 metrics = pipeline.trainer.step()
             resumed = False
             run.step = pipeline.step
-            hooks.step_end(run, {**metrics, **rollbacks.metrics()})
+            with pipeline.ranks.together(lambda: _asked(run)) as asked:
+                hooks.step_end(run, {**metrics, **rollbacks.metrics()})
+            _obey(run, *asked)
         except DivergenceError as error:
             rollbacks.after(error)
             continue
         if pipeline.interrupted:
             pipeline.hook_states = hooks.save_state(run)
-            raise pipeline.interrupted
+            raise pipeline.ranks.everywhere(pipeline.interrupted)
         if run.step % training.checkpoint_every == 0:
             rollbacks.keep()
         if every is not None and run.step % every == 0 and not run.ending:
@@ -103,14 +119,35 @@ def _first_step_from(directory: RunDirectory | None) -> Iterator[None]:
         ) from error
 
 
+def _asked(run: Run) -> list[bool]:
+    """What a hook or a signal asks for in this process, and so of all: to end, to end because the
+    process was told to, to stop after this step, to keep the weights."""
+    asked, kept = run.pipeline.interrupted, run.pipeline.trainer.kept_step
+    return [asked is not None, isinstance(asked, Terminated), bool(run.stopped), kept == run.step]
+
+
+def _obey(run: Run, ending: bool, terminated: bool, stopped: bool, kept: bool) -> None:
+    pipeline = run.pipeline
+    if ending and pipeline.interrupted is None:
+        pipeline.interrupt(Terminated() if terminated else None)
+    if stopped:
+        run.stopped = pipeline.ranks.from_lead(run.stopped)
+    if kept and pipeline.trainer.kept_step != run.step:
+        pipeline.keep_weights()
+
+
 def _evaluate(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
-    numbers, data, samples = run.pipeline.judge()
-    result = {"step": run.step, **numbers}
-    if directory:
-        directory.write_evaluation(result)
-    # A picture of the model must not change what BatchNorm has seen.
-    with evaluating(run.pipeline.model):
-        hooks.evaluation_done(run, result, data, samples)
+    ranks = run.pipeline.ranks
+    with ranks.together():
+        if not ranks.lead:
+            return
+        numbers, data, samples = run.pipeline.judge()
+        result = {"step": run.step, **numbers}
+        if directory:
+            directory.write_evaluation(result)
+        # A picture of the model must not change what BatchNorm has seen.
+        with evaluating(run.pipeline.model):
+            hooks.evaluation_done(run, result, data, samples)
 
 
 def _lost(pipeline: Pipeline) -> list[str]:
@@ -119,5 +156,5 @@ def _lost(pipeline: Pipeline) -> list[str]:
         "chains_restarted": "turned non-finite and were restarted",
         "chains_frozen": "were held still at their last finite points",
     }
-    counts = pipeline.trainer.objective.conduct.counts()
+    counts = summed(pipeline.ranks.gathered(pipeline.trainer.objective.conduct.counts()))
     return [f"{counts[name]} chains {what}" for name, what in said.items() if counts.get(name)]

@@ -52,6 +52,14 @@ class Training:
         validator=in_(("float32", "bf16")),
         metadata=doc("bf16 runs the loss under autocast; weights stay float32"),
     )
+    sharding: Literal["none", "full"] = field(
+        default="none",
+        validator=in_(("none", "full")),
+        metadata=doc(
+            "what several processes hold of weights and optimizer between steps: each all of it, or a "
+            "share, where the optimizer's state does not fit; with one process there is no difference"
+        ),
+    )
     compile: Literal["auto", "on", "off"] = field(
         default="auto",
         validator=in_(("auto", "on", "off")),

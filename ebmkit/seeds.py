@@ -37,7 +37,20 @@ def set_process_generators(states: Mapping[str, torch.Tensor]) -> None:
         ) from error
 
 
-def stream(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """The generator of one purpose of a run: streams of one seed are independent of each other."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+def stream(
+    seed: int,
+    purpose: str,
+    device: torch.device | str = "cpu",
+    *,
+    rank: int = 0,
+    step: int | None = None,
+) -> torch.Generator:
+    """The generator of one purpose of a run: streams of one seed are independent of each other, and so
+    are those of the run's processes, and of one that takes part from a ``step`` on."""
+    name = f"{seed}/{purpose}"
+    if rank:
+        name += f"/rank {rank}"
+    if step is not None:
+        name += f"/from step {step}"
+    digest = hashlib.sha256(name.encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8]) >> 1)

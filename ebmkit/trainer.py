@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from ebmkit.averages import average, copied
 from ebmkit.data import Feed, finite_by_row, with_noise
-from ebmkit.errors import DataError, DivergenceError, UserError
+from ebmkit.divergence import check_gap, endless_gradient
+from ebmkit.errors import DataError, UserError
 from ebmkit.fields import is_scheduled
-from ebmkit.objectives import Objective
+from ebmkit.objectives import LossOutput, Objective
 from ebmkit.optimizers import OptimizerPlan
 from ebmkit.protocols import Batch, Metrics, Model, Scheduler
+from ebmkit.ranks import Ranks
 from ebmkit.sections import Training
+from ebmkit.shares import ORDER, held_alone, summed, take_over
+
+if TYPE_CHECKING:
+    from ebmkit.sharding import Sharded
 
 
 class Trainer:
@@ -31,14 +38,23 @@ class Trainer:
         training: Training,
         optimizer: OptimizerPlan,
         lr_schedule: Scheduler | None,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.model = model
         self.module = model if isinstance(model, nn.Module) else None
         self.objective = objective
         self.feed = feed
         self.training = training
         self.lr_schedule = lr_schedule
-        weights = self.module.parameters() if self.module is not None else ()
+        weights = list(self.module.parameters()) if self.module is not None else []
+        self._sharded: Sharded | None = None
+        """The weights where they are shared out among several processes."""
+        if training.sharding == "full" and ranks.size > 1 and self.module is not None and weights:
+            from ebmkit.sharding import Sharded  # imports much of torch
+
+            self._sharded = Sharded(self.module)
+            weights = self._sharded.parameters
         self.parameters = [p for p in weights if p.requires_grad]
         self.optimizer = optimizer.build(self.parameters) if self.parameters else None
         groups = self.optimizer.param_groups if self.optimizer else ()
@@ -49,9 +65,13 @@ class Trainer:
         """The step that it went back to last."""
         self.whole = True
         """Whether weights, optimizer and average are of one step; not while they are updated."""
+        self._parallel: Callable[[Callable[[], Tensor]], Tensor] | None = self._sharded
+        """Around the model where several processes train it, from the first step on."""
+        self._elsewhere: dict[str, int] = {}
+        """What had become of other processes' chains when the state was last told."""
         self.averaged: nn.Module | None = None
         if training.ema_decay is not None and self.module is not None:
-            self.averaged = _copy(self.module)
+            self.averaged = copied(self.module)
         self.kept: nn.Module | None = None
         """The model as it was when ``keep`` was last called."""
         self.kept_step: int | None = None
@@ -74,16 +94,17 @@ class Trainer:
         before = self.objective.state, self.objective.step, self.feed.order, self.feed.position
         try:
             return self._step(module, optimizer)
-        except BaseException:
+        except BaseException as error:
+            if self._sharded is not None and self.ranks.in_step(error):
+                self._sharded.gather()
             # A step that was not taken, interrupted or not, has drawn nothing.
             self.objective.state, self.objective.step, self.feed.order, self.feed.position = before
             for generator, state in generators:
                 generator.set_state(state)
             raise
 
-    def _step(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Metrics:
+    def _step(self, module: nn.Module, optimizer: Optimizer) -> Metrics:
         step = self.done
-        batch = self._batch(step)
         if self.lr_schedule is not None or self.rollbacks:
             for group, stated in zip(optimizer.param_groups, self._stated_lr, strict=True):
                 lr = stated if self.lr_schedule is None else self.lr_schedule(step)
@@ -92,27 +113,30 @@ class Trainer:
             parameter.grad = None
         if not module.training:
             module.train()
-        with self._autocast(batch.x.device):
-            output, known = self.objective.with_gradients(batch, force=self.records(step))
-        self._give_gradients(output.loss, known)
+        with self.ranks.together():
+            output, known = self._computed(module, step)
+            check_gap(output.metrics, self.training.energy_gap_limit, step)
+        with self.ranks.averaging():
+            self._give_gradients(output.loss, known)
         metrics = {"loss": output.loss.detach(), **output.metrics}
+        if self.records(step):
+            metrics = self.ranks.reduced(metrics)
         limit = self.training.gradient_clip
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
         if limit is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, limit, norm)
+        if self._sharded is not None:
+            norm = self._sharded.joined(norm)
         metrics["gradient_norm"] = norm
         if not torch.isfinite(norm):
-            raise DivergenceError(
-                f"the gradient's norm is {norm.item()} at step {step}; a smaller learning rate, or "
-                "more regularisation of the energy, keeps it finite",
-                step=step,
-            )
-        self._check_gap(metrics, step)
+            raise self.ranks.everywhere(endless_gradient(norm, step))
         self.whole = False
         optimizer.step()
+        if self._sharded is not None:
+            self._sharded.gather()
         if self.averaged is not None:
-            self._average(self.averaged, step)
+            average(self.averaged, module, self.training.ema_decay or 0.0, step)
         self.whole = True
         return metrics
 
@@ -125,17 +149,29 @@ class Trainer:
     def counts(self) -> dict[str, int]:
         """What became of chains that diverged, and of the run where it may go back."""
         back = {"rollbacks": self.rollbacks} if self.training.on_divergence == "rollback" else {}
-        return back | self.objective.conduct.counts()
+        return back | summed([self.objective.conduct.counts(), self._elsewhere])
 
-    def _check_gap(self, metrics: Metrics, step: int) -> None:
-        gap, limit = metrics.get("energy_gap"), self.training.energy_gap_limit
-        if gap is not None and abs(float(gap)) > limit:
-            raise DivergenceError(
-                f"the energy gap is {float(gap):.3g} nats at step {step}, beyond "
-                f"training.energy_gap_limit = {limit:g}; a smaller learning rate, or more "
-                "regularisation of the energy, keeps it small",
-                step=step,
-            )
+    def _computed(
+        self, module: nn.Module, step: int
+    ) -> tuple[LossOutput, dict[Tensor, Tensor] | None]:
+        """The loss on this process's batch, and its gradients where they are known and no other process
+        has any."""
+        if self.ranks.size == 1:
+            batch = self._batch(step)
+            with self._autocast(batch.x.device):
+                return self.objective.with_gradients(batch, force=self.records(step))
+        if self._parallel is None:
+            self._parallel = self.ranks.parallel(module)
+        found: list[LossOutput] = []
+
+        def work() -> Tensor:
+            batch = self._batch(step)
+            with self._autocast(batch.x.device):
+                found.append(self.objective(batch, force=self.records(step)))
+            return found[0].loss
+
+        loss = self._parallel(work)
+        return found[0]._replace(loss=loss), None
 
     def _give_gradients(self, loss: Tensor, known: dict[Tensor, Tensor] | None) -> None:
         """Give the parameters their gradients, by way of a backward pass where they are not known, or
@@ -158,12 +194,12 @@ class Trainer:
         present = self.module if self.averaged is None else self.averaged
         assert present is not None
         if self.kept is None:
-            self.kept = _copy(present)
+            self.kept = copied(present)
         else:
             self.kept.load_state_dict(present.state_dict())
         self.kept_step = self.done
 
-    def check_trainable(self) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def check_trainable(self) -> tuple[nn.Module, Optimizer]:
         """The module and its optimizer.
 
         Raises:
@@ -174,17 +210,21 @@ class Trainer:
         return self.module, self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step needs."""
+        """All that the next step needs, in all processes: each of them calls this at once, and the
+        first one's answer holds what they all hold alone."""
+        first, *others = self.ranks.gathered(held_alone(self))
+        self._elsewhere = summed([one["chains"] for one in others])
+        optimizer = self.optimizer
+        state_of = Optimizer.state_dict if self._sharded is None else self._sharded.state_of
         return {
             "step": self.done,
             "kept_step": self.kept_step,
             "weights": {name: module.state_dict() for name, module in self._modules()},
-            "optimizer": self.optimizer.state_dict() if self.optimizer else None,
-            "loss": self.objective.state,
-            "chains": self.objective.conduct.counts(),
-            "generators": {name: g.get_state() for name, g in self.generators()},
+            "optimizer": None if optimizer is None else state_of(optimizer),
             "rollbacks": {"count": self.rollbacks, "went_back_to": self.went_back_to},
             "order": {"rows": self.feed.order, "position": self.feed.position},
+            **first,
+            "others": others,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -199,17 +239,19 @@ class Trainer:
             self.kept = None
         self.kept_step = state["kept_step"]
         for name, module in self._modules():
-            module.load_state_dict(state["weights"][name])
-        if self.optimizer is not None:
+            if self._sharded is not None and module is self.module:
+                self._sharded.load(state["weights"][name])
+            else:
+                module.load_state_dict(state["weights"][name])
+        if self.optimizer is not None and self._sharded is not None:
+            self._sharded.load_state_of(self.optimizer, state["optimizer"])
+        elif self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         self.objective.step = state["step"]
-        self.objective.state = state["loss"]
-        self.objective.conduct.load_counts(state.get("chains", {}))
-        for name, generator in self.generators():
-            generator.set_state(state["generators"][name].cpu())
         self.rollbacks = state["rollbacks"]["count"]
         self.went_back_to = state["rollbacks"]["went_back_to"]
         self.whole = True
+        take_over(self, [state, *state.get("others", ())])
         order = state["order"]["rows"]
         self.feed.order = None if order is None else order.cpu()
         self.feed.position = state["order"]["position"]
@@ -220,7 +262,9 @@ class Trainer:
 
     def generators(self) -> list[tuple[str, torch.Generator]]:
         """The generators that training draws from, by purpose."""
-        named = (("loss", self.objective.generator), ("data", self.feed.generator))
+        named = [("loss", self.objective.generator), ("data", self.feed.generator)]
+        if self.feed.order_generator is not self.feed.generator:
+            named.append((ORDER, self.feed.order_generator))
         return [(name, generator) for name, generator in named if generator is not None]
 
     def data_noise(self, step: int) -> float:
@@ -243,26 +287,3 @@ class Trainer:
         if self.training.precision == "float32":
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
-
-    @torch.no_grad()
-    def _average(self, averaged: nn.Module, step: int) -> None:
-        assert self.module is not None and self.training.ema_decay is not None
-        # A young average leans on the present weights, not on those it began with.
-        weight = max(1 - self.training.ema_decay, 9 / (step + 10))
-        ours: list[Tensor] = list(averaged.parameters())
-        theirs: list[Tensor] = list(self.module.parameters())
-        torch._foreach_lerp_(ours, theirs, weight)
-        for mine, other in zip(averaged.buffers(), self.module.buffers(), strict=True):
-            mine.copy_(other)
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    """A copy whose weights get no gradients."""
-    # What a hook such as spectral_norm's has computed cannot be copied with its history.
-    computed = {
-        id(value): value.detach().clone()
-        for inner in module.modules()
-        for value in vars(inner).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    return copy.deepcopy(module, computed).requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,9 +35,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     Console().print(drawn)
 
 
+def speaking() -> bool:
+    """Whether this process speaks for the command: of several that torchrun started, the first."""
+    return os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def say(line: str) -> None:
+    """Say how the command goes, on standard error."""
+    if speaking():
+        click.echo(line, err=True)
+
+
 def notice(line: str) -> None:
     """Say something that is not the command's result, on standard error."""
-    click.echo(f"note: {legible(line)}", err=True)
+    say(f"note: {legible(line)}")
 
 
 @contextmanager

@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebmkit.cli._output import notice
+from ebmkit.cli._output import notice, say, speaking
 
 if TYPE_CHECKING:
     from ebmkit.hooks import Run
     from ebmkit.pipeline import Pipeline
+    from ebmkit.ranks import Ranks
+
+
+@contextmanager
+def processes() -> Iterator[Ranks]:
+    """The processes that torchrun started for this command, where it did."""
+    from ebmkit.ranks import Ranks
+    from ebmkit.starting import started
+
+    with started():
+        yield Ranks.present()
 
 
 @contextmanager
@@ -29,7 +40,7 @@ def interruptible(pipeline: Pipeline) -> Iterator[None]:
             raise error
         pipeline.interrupt(error)
         said = "ending after this step; again to end at once"
-        click.echo(f"{signal.Signals(number).name}: {said}", err=True)
+        say(f"{signal.Signals(number).name}: {said}")
 
     former = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -44,32 +55,34 @@ def kept_in(out: Path, pipeline: Pipeline) -> Iterator[None]:
     """Say of a run that ends before its time where it is kept, and how it is gone on with."""
     from ebmkit.errors import DivergenceError, UserError
 
-    def say(how: str, error: BaseException) -> None:
+    def tell(how: str, error: BaseException) -> None:
         from ebmkit.rundir import RunDirectory, step_of
 
         for note in getattr(error, "__notes__", ()):
             notice(note)
         kept = RunDirectory(out).checkpoints()
         last = f"; its last checkpoint is of step {step_of(kept[-1])}" if kept else ""
-        click.echo(f"{how} after step {pipeline.step}; kept in {out}{last}", err=True)
+        say(f"{how} after step {pipeline.step}; kept in {out}{last}")
         again = " --set training.on_divergence=rollback" * isinstance(error, DivergenceError)
-        click.echo(f"to go on: ebmkit resume {out}{again}", err=True)
+        say(f"to go on: ebmkit resume {out}{again}")
 
     try:
         yield
     except KeyboardInterrupt as error:
         if (out / "spec.toml").is_file():
-            say("interrupted", error)
+            tell("interrupted", error)
         raise
     except Exception as error:
         started = (out / "status.json").is_file()
         if started and not (isinstance(error, UserError) and pipeline.step == 0):
-            say("the run died", error)
+            tell("the run died", error)
         raise
 
 
 def say_end(run: Run, out: Path, *, known: int) -> None:
     """Say what a person should see of a run that has ended; ``known`` notices were said before."""
+    if not speaking():
+        return
     for line in run.notices[known:]:
         notice(line)
     if run.stopped:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ebmkit.cli._output import notice
-from ebmkit.cli._runs import interruptible, kept_in, say_end
+from ebmkit.cli._runs import interruptible, kept_in, processes, say_end
 from ebmkit.cli._spec import set_option
 
 
@@ -38,9 +38,22 @@ def command(
     It goes on exactly where it was: the weights are those of a run that was never interrupted, unless
     --set changes what it trains by.
     """
+    with processes():
+        go_on(run, steps, assignments, device, accept_versions)
+
+
+def go_on(
+    run: Path,
+    steps: int | None = None,
+    assignments: tuple[str, ...] = (),
+    device: str | None = None,
+    accept_versions: bool = False,
+) -> None:
+    """What the command does, in each of its processes."""
     from ebmkit.hooks import Hooks
     from ebmkit.loading import reopen
     from ebmkit.seeds import set_process_generators
+    from ebmkit.shares import own_process
     from ebmkit.spec import parse_assignment
 
     overrides = dict(map(parse_assignment, assignments))
@@ -52,7 +65,7 @@ def command(
     hooks = Hooks.installed(stated=pipeline.hooks)
     for line in hooks.left_out:
         notice(f"left out: {line}")
-    set_process_generators(kept.get("process", {}))
+    set_process_generators(own_process(kept, pipeline.ranks.rank))
     known = len(pipeline.notices)
     with interruptible(pipeline), kept_in(run, pipeline):
         ended = pipeline.fit(out=run, resume=True, hooks=hooks)

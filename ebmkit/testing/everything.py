@@ -2,7 +2,7 @@
 
 from ebmkit.testing import common, configured, hooks, schedulers  # noqa: F401
 from ebmkit.testing.datasets import densities, draws  # noqa: F401
-from ebmkit.testing.losses import consistency, training, values  # noqa: F401
+from ebmkit.testing.losses import consistency, sharing, training, values  # noqa: F401
 from ebmkit.testing.models import derivatives, normalisers, rows  # noqa: F401
 from ebmkit.testing.samplers import (  # noqa: F401
     balance,

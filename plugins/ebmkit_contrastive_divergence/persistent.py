@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import attrs
@@ -137,12 +137,13 @@ class PersistentContrastiveDivergence:
     ) -> tuple[Draws, ReplayBuffer]:
         device = state.x.device
         count = self.n_negatives or len(batch.x)
-        if count > self.buffer_size:
+        held = len(state.x)
+        if count > held:
             raise ValueError(
                 f"persistent-contrastive-divergence: {count} negatives need as many distinct slots, "
-                f"and buffer_size is {self.buffer_size}; state a larger buffer_size"
+                f"and there are {held}; state a larger buffer_size"
             )
-        order = torch.randperm(self.buffer_size, generator=generator, device=device)
+        order = torch.randperm(held, generator=generator, device=device)
         slots = order[:count]
         x, age = state.x[slots], state.age[slots] + 1
         condition = None if state.condition is None else state.condition[slots]
@@ -184,6 +185,33 @@ class PersistentContrastiveDivergence:
     def chains(self, state: ReplayBuffer) -> Batch:
         """Where the persistent chains are: a start for sampling from the trained model."""
         return Batch(state.x, state.condition)
+
+    def split(self, state: ReplayBuffer, parts: int) -> list[ReplayBuffer]:
+        """The slots in as many shares; what the sampler has adapted is each one's to go on from."""
+        held = len(state.x)
+        if held % parts:
+            raise UserError(
+                f"buffer_size: {held} slots cannot be shared alike by {parts} processes; state a "
+                f"multiple of {parts}"
+            )
+        rows = [slice(start, start + held // parts) for start in range(0, held, held // parts)]
+        return [
+            state._replace(
+                x=state.x[own],
+                condition=None if state.condition is None else state.condition[own],
+                age=state.age[own],
+            )
+            for own in rows
+        ]
+
+    def joined(self, states: Sequence[ReplayBuffer]) -> ReplayBuffer:
+        """The buffer of which these are the shares, with what the first one's sampler has adapted."""
+        conditions = [s.condition for s in states if s.condition is not None]
+        return states[0]._replace(
+            x=torch.cat([s.x for s in states]),
+            condition=torch.cat(conditions) if conditions else None,
+            age=torch.cat([s.age for s in states]),
+        )
 
     def _draw_starts(
         self, model: Model, batch: Batch, count: int, generator: torch.Generator

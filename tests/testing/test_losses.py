@@ -422,6 +422,35 @@ class NeverMoves(PersistentContrastiveDivergence):
         return draws, state
 
 
+@attrs.frozen
+class JoinsBackwards(PersistentContrastiveDivergence):
+    def joined(self, states: Any) -> Any:
+        return PersistentContrastiveDivergence.joined(self, states[::-1])
+
+
+@attrs.frozen
+class SharesOverlap(PersistentContrastiveDivergence):
+    """All shares are the first one."""
+
+    def split(self, state: Any, parts: int) -> Any:
+        return PersistentContrastiveDivergence.split(self, state, parts)[:1] * parts
+
+
+@attrs.frozen
+class ForgetsAges(PersistentContrastiveDivergence):
+    def joined(self, states: Any) -> Any:
+        whole = PersistentContrastiveDivergence.joined(self, states)
+        return whole._replace(age=torch.zeros_like(whole.age))
+
+
+@attrs.frozen
+class CannotShare(PersistentContrastiveDivergence):
+    def split(self, state: Any, parts: int) -> Any:
+        if parts > 1:
+            raise ebmkit.UserError("no")
+        return [state]
+
+
 class NeedsBareModel(Plain):
     """Reaches for what a wrapper does not show."""
 
@@ -478,6 +507,10 @@ MUTANTS: list[tuple[Any, str]] = [
     (CollidingSlots, "every-negative-is-kept"),
     (WritesInPlace, "state-restored-goes-on-the-same"),
     (NeverMoves, "every-negative-is-kept"),
+    (JoinsBackwards, "shares-joined-are-the-whole"),
+    (SharesOverlap, "shares-joined-are-the-whole"),
+    (ForgetsAges, "shares-joined-are-the-whole"),
+    (CannotShare, "shares-joined-are-the-whole"),
     (UntoldInWrapper, "wrapped-model-has-the-same-gradient"),
     (NeedsBareModel, "wrapped-model-has-the-same-gradient"),
 ]

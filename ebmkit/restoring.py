@@ -25,7 +25,15 @@ def expect_state(tree: Any) -> None:
         if not isinstance(tree.get(name, {}), Mapping):
             raise ValueError(f"{name}: expected a table, got {_said(tree[name])}")
     order, rollbacks, chains = tree["order"], tree["rollbacks"], tree.get("chains", {})
+    others = tree.get("others", [])
+    if not isinstance(others, list) or not all(isinstance(other, Mapping) for other in others):
+        raise ValueError(f"others: expected a list of tables, got {_said(others)}")
     counts = {
+        **{
+            f"others.{number}.chains.{name}": value
+            for number, other in enumerate(others)
+            for name, value in other.get("chains", {}).items()
+        },
         "step": tree["step"],
         "order.position": order["position"],
         **{f"rollbacks.{name}": rollbacks[name] for name in ("count", "went_back_to")},

@@ -136,7 +136,7 @@ class Trainer:
         if self._sharded is not None:
             self._sharded.gather()
         if self.averaged is not None:
-            average(self.averaged, module, self.training.ema_decay or 0.0, step)
+            self._average(self.averaged, module, step)
         self.whole = True
         return metrics
 
@@ -282,6 +282,10 @@ class Trainer:
                 f"batch at step {step} are not finite; mend the data"
             )
         return with_noise(batch, self.data_noise(step), generator=self.feed.generator)
+
+    def _average(self, averaged: nn.Module, module: nn.Module, step: int) -> None:
+        assert self.training.ema_decay is not None
+        average(averaged, module, self.training.ema_decay, step)
 
     def _autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         if self.training.precision == "float32":

@@ -132,7 +132,7 @@ class RunDirectory:
                 "compile": trainer.objective.computation.decision,
                 "compile_chains": trainer.objective.conduct.decision,
             }
-            several = {"processes": ranks.size, "launch": launch()} if ranks.size > 1 else {}
+            several = {"processes": ranks.size, "launch": launch()} if launch() else {}
             counts = trainer.counts()
             self._write_json(
                 STATUS, {**said, "seconds": seconds, "reason": reason, **how, **counts, **several}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import ebmkit
-from ebmkit import Batch, SpecError
+from ebmkit import Batch, SpecError, memory
 from ebmkit.registry import HOME
 from ebmkit.spec import to_toml
 
@@ -342,7 +342,11 @@ class TestFiles:
                 assert word in said.errors[0]
 
     def test_memory_that_there_is_not(
-        self, small: Any, cli: Callable[..., Any], tmp_path: Path
+        self,
+        small: Any,
+        cli: Callable[..., Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         spec, out = tmp_path / "p.toml", tmp_path / "run"
         spec.write_text(to_toml(small))
@@ -350,7 +354,14 @@ class TestFiles:
             said = cli("validate", spec, "--set", f"model.hidden={value}")
             assert said.code == 2
             assert "weights" in said.errors[0]
-        said = cli("train", spec, "--set", "loss.buffer_size=1000000000000", "--out", out)
+        words = ("train", spec, "--set", "loss.buffer_size=1000000000000", "--out", out)
+        said = cli(*words)
+        assert said.code == 2
+        assert "needs 7.28 TiB of memory, and this machine has" in said.errors[0]
+        assert not out.exists()
+        # Where a system does not tell its memory, only the attempt does.
+        monkeypatch.setattr(memory, "memory", lambda: float("inf"))
+        said = cli(*words)
         assert said.code == 2
         assert "more memory is needed than there is" in said.errors[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -206,7 +207,7 @@ class Planner:
             return self._parts(protocol_of(get_args(kind)[0]) or "", value, path, inside)
         is_reference = isinstance(value, Mapping) and "use" in value
         is_shared = isinstance(value, str) and value.startswith("@")
-        plain = isinstance(value, bool | int | float | str | Mapping | list)
+        plain = isinstance(value, bool | int | float | str | Mapping | list | date | time)
         rest = without_protocols(kind) if wanted else kind
         is_name = isinstance(value, str) and rest is type(None)
         if wanted and (is_reference or is_shared or is_name or not plain or rest is None):

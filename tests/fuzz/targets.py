@@ -160,8 +160,8 @@ _EVERY_KIND = b"""
 model = "mlp"
 loss = {use = "pcd", sampler = "@sampler", k_steps = 3, buffer_size = 512}
 [sampler]
-use = "ebmkit-core:adaptive"
-sampler = {use = "langevin", step_size = {use = "cosine", start_value = 0.1, end_value = 0.01}}
+use = "ebmkit-core:parallel-tempering"
+sampler = {use = "mala", step_size = {use = "cosine", start_value = 0.1, end_value = 0.01}}
 [dataset]
 use = "gaussian-mixture"
 weights = [1.0, 2.0, 3.0, 4.0]
@@ -181,6 +181,7 @@ loss = {use = "score-matching"}
 on_divergence = "restart"
 [hooks.early-stopping]
 patience = 3
+loss = {use = "dsm", sigma = 0.1}
 [parts]
 "model:mlp" = "ebmkit-core==1.0.0"
 "sampler:x" = "ebmkit-x==2"
@@ -196,6 +197,11 @@ def _planned(spec: Any) -> None:
 def read_spec(data: bytes) -> None:
     """A pipeline file: TOML, every name, key, type and bound; nothing is built."""
     _planned(read_toml(_file("spec.toml", data)))
+
+
+def read_composed(data: bytes) -> None:
+    """A pipeline file, of which a pipeline is made."""
+    compose(read_toml(_file("spec.toml", data)))
 
 
 def read_overrides(data: bytes) -> None:
@@ -478,6 +484,12 @@ TARGETS: dict[str, Target] = {
         read_spec,
         _recipes,
         own=(spoiling.toml_value, spoiling.toml_value, spoiling.toml_keys),
+    ),
+    "composed": Target(
+        read_composed,
+        _recipes,
+        own=(spoiling.toml_value, spoiling.toml_value, spoiling.toml_keys),
+        share=0.8,
     ),
     "overrides": Target(
         read_overrides, lambda: _OVERRIDES, own=(spoiling.toml_value, spoiling.toml_keys)

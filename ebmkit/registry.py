@@ -236,8 +236,9 @@ def scan(blocks: Iterable[str] = (), *, third_party: bool = True) -> Registry:
                 raise ValueError("its metadata state no name or no version")
             if not all(entry.name.isprintable() and entry.name for entry in entries):
                 raise ValueError("an entry point of it has no name, or one that cannot be printed")
-        except (KeyError, ValueError, AttributeError, TypeError) as error:
-            # Where the metadata fail, the folder that holds them is all that says whose they are.
+        except (KeyError, ValueError, AttributeError, TypeError, OSError) as error:
+            # Where the metadata fail, the folder that holds them is all that says whose they are. The
+            # package importlib_metadata, once anything imports it, finds them too and raises OSErrors.
             place = getattr(distribution, "_path", "a distribution without a folder")
             said = f"{place}: {type(error).__name__}: {error}"
             unreadable.append(f"{said}; reinstall or uninstall the distribution")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import sys
 from collections.abc import Callable
@@ -359,6 +360,25 @@ def test_a_distribution_without_a_name_breaks_nothing_else(
     info = install("foo-x", STILL)
     (info / "METADATA").unlink()
     assert cli("list-plugins").code == 0
+
+
+def test_metadata_that_cannot_be_read_break_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As distributions say it that the package importlib_metadata finds, where that is imported."""
+
+    class Unreadable(importlib.metadata.Distribution):
+        def read_text(self, filename: str) -> str | None:
+            if filename == "entry_points.txt":
+                return "[ebmkit.samplers]\nstill = foo_still:Still\n"
+            raise FileNotFoundError("No package metadata was found.")
+
+        def locate_file(self, path: Any) -> Any:
+            return path
+
+    ours = list(importlib.metadata.distributions())
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda: [Unreadable(), *ours])
+    found = scan()
+    assert len(found.unreadable) == 1 and "FileNotFoundError" in found.unreadable[0]
+    assert only(found, "sampler", "langevin")
 
 
 def test_a_distribution_that_stands_twice_on_the_path_counts_once(install: Any) -> None:

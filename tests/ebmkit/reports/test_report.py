@@ -284,19 +284,29 @@ class TestOfStrangersRuns:
         assert f"No {shown}: {shown}." in found.of("li")
         assert shown in found.of("figcaption")
 
-    def test_links_out_of_the_directory_are_not_followed(
-        self, run: Path, page: Any, tmp_path: Path
+    @pytest.mark.parametrize("name", ["status.json", "metrics.jsonl", "extra.png"])
+    def test_links_out_of_the_directory_are_refused(
+        self, name: str, run: Path, cli: Callable[..., Any], tmp_path: Path
     ) -> None:
-        (tmp_path / "secret.json").write_text('{"status": "finished", "key": "hush"}')
-        (tmp_path / "secret.png").write_bytes(png())
-        for name in ("status.json", "evaluation.json", "metrics.jsonl"):
+        (tmp_path / "secret").write_text('{"status": "finished", "step": 1, "key": "hush"}')
+        (run / name).unlink(missing_ok=True)
+        (run / name).symlink_to(tmp_path / "secret")
+        said = cli("report", run, *PLAIN)
+        assert said.code == 2 and f"{name}: is a link to" in said.err
+        assert not (run / "report.html").exists()
+
+    def test_links_within_it_are_not_followed(self, run: Path, page: Any) -> None:
+        """What a name says is what its file is."""
+        for name in ("evaluation.json", "metrics.jsonl"):
             (run / name).unlink()
-            (run / name).symlink_to(tmp_path / "secret.json")
-        (run / "extra.png").symlink_to(tmp_path / "secret.png")
+            (run / name).symlink_to(run / "status.json")
+        (run / "extra.png").symlink_to(run / "samples.png")
         found = page(run)
-        assert "hush" not in found.text
-        assert png() not in [drawn for _, drawn in found.images]
-        assert len(found.of("li")) == 4
+        assert found.of("li") == [
+            "There are no metrics (metrics.jsonl).",
+            "evaluation.json cannot be read: it is too large, or no file of the directory's own.",
+            "extra.png is no whole PNG image of the directory's own.",
+        ]
 
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
     def test_nothing_is_waited_for(self, run: Path, page: Any) -> None:

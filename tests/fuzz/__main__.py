@@ -72,7 +72,7 @@ def count(name: str, inputs: int, seconds: float, seed: int, keep: Path, most: i
             keep.mkdir(parents=True, exist_ok=True)
             path = keep / f"{name}-{seed}-{number}"
             path.write_bytes(data)
-            print(f"{path}: {error}")
+            print(f"{path}: {error}", flush=True)
             for line in traceback.format_exception(error.__cause__)[-3:]:
                 print(f"  {line.rstrip()[-400:]}")
             continue

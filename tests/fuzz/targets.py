@@ -29,9 +29,11 @@ from ebmkit.cli.diagnose import _records as diagnose_records
 from ebmkit.composer import _Composer, compose, load_spec
 from ebmkit.diagnostics.training import training_path
 from ebmkit.errors import DivergenceError, EbmkitError
+from ebmkit.hooks import Hooks
 from ebmkit.loading import take_newest
 from ebmkit.pipeline import Pipeline
 from ebmkit.provenance import made_by, moved
+from ebmkit.reports import written
 from ebmkit.rundir import RunDirectory
 from ebmkit.running import _first_step_from
 from ebmkit.seeds import process_generators, set_process_generators
@@ -436,6 +438,31 @@ def read_records(data: bytes) -> None:
     assert isinstance(directory.status(), dict)
 
 
+_TOLD = {
+    "status.json": b'{"status": "finished", "step": 9, "total_steps": 9, "seconds": 1.5, "reason": ""}',
+    "evaluation.json": b'{"step": 9, "kl_nats": 0.5, "kl_error": 1e-3, "refused": {"mmd2": "no"}}',
+    "diagnosis.json": b'{"verdict": "converged", "reason": "R", "notes": ["a"], "r_hat": {"a": 1}}',
+    "metrics.jsonl": _RECORDS,
+    "spec.toml": _EVERY_KIND,
+    "samples.png": b"\x89PNG\r\n\x1a\n"
+    + bytes.fromhex("0000000d4948445200000001000000010806000000 1f15c489".replace(" ", ""))
+    + bytes.fromhex("0000000049454e44ae426082"),
+}
+"""Files of a run, as a report reads them."""
+
+
+def read_report(data: bytes) -> None:
+    """A file of a run's directory, its first byte aside, which says which one it is."""
+    name = [*_TOLD][data[0] % len(_TOLD)] if data else "spec.toml"
+    directory = _folder() / "told"
+    directory.mkdir(exist_ok=True)
+    for other, content in _TOLD.items():
+        (directory / other).write_bytes(data[1:] if other == name else content)
+    page, lacks = written(directory, Hooks({}))
+    assert page.startswith("<!") and all(lacks)
+    assert "<script>" not in page
+
+
 # Plugin metadata -------------------------------------------------------------------------------
 
 _SPLIT = b"\n=====\n"
@@ -505,6 +532,11 @@ TARGETS: dict[str, Target] = {
         read_records,
         lambda: [_RECORDS, b'{"status": "finished"}\n'],
         words=(b'"rollbacks": 1', b"[]"),
+    ),
+    "report": Target(
+        read_report,
+        lambda: [bytes((number,)) + content for number, content in enumerate(_TOLD.values())],
+        words=(b"<script>", b"</style>", b"{{ 1 }}", b"{% x %}", b"[1e999]", b'{"a": {"a": {}}}'),
     ),
     "metadata": Target(
         read_metadata,

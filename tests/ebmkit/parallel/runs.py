@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import ebmkit
 from ebmkit.data import Points
+from ebmkit.hooks import Hooks
 
 SPEC: dict[str, Any] = {
     "model": {"use": "mlp", "hidden": [8]},
@@ -61,3 +64,7 @@ def same_tree(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same_tree, one, other))
     return bool(one == other)
+
+
+if __name__ == "__main__":
+    ebmkit.compose(SPEC).fit(out=sys.argv[1], hooks=Hooks({}))

@@ -175,7 +175,6 @@ IN_A_NAMESPACE = """
 set -e
 mkdir -p "$1"
 mount -t tmpfs -o size=$3k none "$1"
-export OMP_NUM_THREADS=1
 "$2" -m ebmkit --no-plugin ebmkit-core:pictures train "$4" --out "$1/run" || echo "code $?"
 cp -r "$1/run" "$5"
 """

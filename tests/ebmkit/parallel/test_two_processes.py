@@ -95,6 +95,8 @@ def test_two_go_on_where_one_was(found: Any) -> None:
     }
 
 
+# Of the number of threads, which is another where these tests run with more than one.
+@pytest.mark.filterwarnings("ignore::ebmkit.provenance.RunWarning")
 def test_one_goes_on_where_two_were(folder: Path) -> None:
     run = folder / "two-for-one"
     kept = checkpoint.read(run / "checkpoints" / "step-00000006.safetensors")

@@ -14,7 +14,7 @@ from ebmkit import checkpoint
 from ebmkit.spec import to_toml
 
 from .launching import ended, process_of, torchrun
-from .runs import LONGER, STEPS, same_tree
+from .small_runs import LONGER, STEPS, same_tree
 
 
 def train(folder: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen[str]:

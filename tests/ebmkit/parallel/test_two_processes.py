@@ -13,7 +13,7 @@ import ebmkit
 from ebmkit import checkpoint
 from ebmkit.hooks import Hooks
 
-from .runs import same_tree
+from .small_runs import same_tree
 
 
 @pytest.fixture(scope="module")

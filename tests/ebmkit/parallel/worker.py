@@ -24,8 +24,7 @@ from ebmkit.starting import started
 
 sys.path.insert(0, str(Path(__file__).parent))
 from gradients import gradients
-
-from runs import LONGER, SPEC, FewRows, cut_after, same_tree
+from small_runs import LONGER, SPEC, FewRows, cut_after, same_tree
 
 FOLDER = Path(sys.argv[1])
 

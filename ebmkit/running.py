@@ -90,13 +90,13 @@ def _train(run: Run, hooks: Hooks, directory: RunDirectory | None, *, resumed: b
             run.step = pipeline.step
             with pipeline.ranks.together(lambda: _asked(run)) as asked:
                 hooks.step_end(run, {**metrics, **rollbacks.metrics()})
-            _obey(run, *asked)
+            asked_to_end = _obey(run, *asked)
         except DivergenceError as error:
             rollbacks.after(error)
             continue
-        if pipeline.interrupted:
+        if asked_to_end is not None:
             pipeline.hook_states = hooks.save_state(run)
-            raise pipeline.ranks.everywhere(pipeline.interrupted)
+            raise pipeline.ranks.everywhere(asked_to_end)
         if run.step % training.checkpoint_every == 0:
             rollbacks.keep()
         if every is not None and run.step % every == 0 and not run.ending:
@@ -126,14 +126,19 @@ def _asked(run: Run) -> list[bool]:
     return [asked is not None, isinstance(asked, Terminated), bool(run.stopped), kept == run.step]
 
 
-def _obey(run: Run, ending: bool, terminated: bool, stopped: bool, kept: bool) -> None:
+def _obey(
+    run: Run, ending: bool, terminated: bool, stopped: bool, kept: bool
+) -> BaseException | None:
+    """Do what was asked for, and tell what the run is to end with. A signal that has come since is for
+    the next step: other processes do not know of it."""
     pipeline = run.pipeline
-    if ending and pipeline.interrupted is None:
-        pipeline.interrupt(Terminated() if terminated else None)
     if stopped:
         run.stopped = pipeline.ranks.from_lead(run.stopped)
     if kept and pipeline.trainer.kept_step != run.step:
         pipeline.keep_weights()
+    if not ending:
+        return None
+    return pipeline.interrupted or (Terminated() if terminated else KeyboardInterrupt())
 
 
 def _evaluate(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:

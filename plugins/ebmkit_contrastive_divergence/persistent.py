@@ -194,6 +194,12 @@ class PersistentContrastiveDivergence:
                 f"buffer_size: {held} slots cannot be shared alike by {parts} processes; state a "
                 f"multiple of {parts}"
             )
+        needed = self.n_negatives or 0
+        if held // parts < needed:
+            raise UserError(
+                f"buffer_size: {held} slots in {parts} shares are fewer than {needed} negatives each; "
+                f"state {parts * needed}"
+            )
         rows = [slice(start, start + held // parts) for start in range(0, held, held // parts)]
         return [
             state._replace(

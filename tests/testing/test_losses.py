@@ -32,7 +32,7 @@ LAWS = [law for law in laws_of("loss") if ".testing.losses." in law.check.__modu
 OVER_OTHER_SAMPLERS = {
     "cd": ContrastiveDivergence(Langevin(step_size=0.05)),
     "pcd": PersistentContrastiveDivergence(
-        MALA(step_size=0.3), k_steps=2, buffer_size=256, n_negatives=256
+        MALA(step_size=0.3), k_steps=2, buffer_size=512, n_negatives=256
     ),
 }
 

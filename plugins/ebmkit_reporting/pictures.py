@@ -27,8 +27,11 @@ TICKS = 300
 
 
 class Pictures:
-    """Draws samples.png, energy.png, training.png and diagnosis.png into the run directory, and each
-    metric's curve into a run's report."""
+    """Pictures of a run: samples, energy, training and diagnosis.
+
+    Draws samples.png, energy.png, training.png and diagnosis.png into the run directory, and each
+    metric's curve into a run's report.
+    """
 
     @hookimpl
     def evaluation_done(self, run: Run, data: Batch, samples: Batch | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -55,6 +56,7 @@ class WandB(Tracker):
     def begin(self, run: Run, key: str | None) -> str:
         import wandb
 
+        exit_before, excepthook_before = sys.exit, sys.excepthook
         self._run = wandb.init(
             project=self.project,
             name=self.name or name_of(run),
@@ -67,6 +69,8 @@ class WandB(Tracker):
             reinit="create_new",
             settings=wandb.Settings(console="off"),
         )
+        # W&B puts its own in their place for good, to learn how a process ends; `end` tells it.
+        sys.exit, sys.excepthook = exit_before, excepthook_before
         # W&B's own steps only ever grow, and a resumed run begins with steps that were done before.
         self._run.define_metric("*", step_metric="step")
         return str(self._run.id)

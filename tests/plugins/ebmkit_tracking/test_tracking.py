@@ -220,6 +220,13 @@ def test_how_a_run_ended(
         assert [step for step, _ in found.numbers["training/loss"]] == [2]
 
 
+def test_the_process_stays_as_it_was(composed: Any, tmp_path: Path) -> None:
+    before = sys.exit, sys.excepthook
+    pipeline = composed(*NAMES)
+    pipeline.fit(out=tmp_path / "moon", hooks=alone(pipeline))
+    assert (sys.exit, sys.excepthook) == before
+
+
 def test_runs_that_do_not_state_them_are_left_alone() -> None:
     taking = {name for name, _ in Hooks.installed()._manager.list_name_plugin()}
     assert "ebmkit-core:metrics-writer" in taking

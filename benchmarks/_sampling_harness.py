@@ -112,7 +112,12 @@ class Arms:
     """The arms of one work, all there at once; those whose library is missing are left out."""
 
     def __init__(
-        self, specs: Mapping[str, Spec], arrays: Mapping[str, Numbers], *, threads: int
+        self,
+        specs: Mapping[str, Spec],
+        arrays: Mapping[str, Numbers],
+        *,
+        threads: int,
+        together: bool = False,
     ) -> None:
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -121,13 +126,20 @@ class Arms:
         self.workers: dict[str, Worker] = {}
         self.versions: dict[str, str] = {}
         for name, spec in specs.items():
-            worker = Worker(name, spec, stored, threads=threads)
+            self.workers[name] = worker = Worker(name, spec, stored, threads=threads)
             self._stack.callback(worker.close)
-            # One after the other, so that no arm is timed by its own warm-up in a crowd.
-            versions = worker.ready()
-            if versions is not None:
-                self.workers[name] = worker
-                self.versions |= {k: v for k, v in versions.items() if v is not None}
+            # On few cores one after the other, so that no arm gets ready in a crowd.
+            if not together:
+                self._await(name, worker)
+        for name, worker in list(self.workers.items()) if together else ():
+            self._await(name, worker)
+
+    def _await(self, name: str, worker: Worker) -> None:
+        versions = worker.ready()
+        if versions is None:
+            del self.workers[name]
+        else:
+            self.versions |= {k: v for k, v in versions.items() if v is not None}
 
     def __enter__(self) -> Arms:
         return self

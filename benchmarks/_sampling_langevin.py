@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 from _sampling_harness import Numbers, Spec
-from _sampling_network import Work, jax_energy, module, sequential
+from _sampling_network import (
+    Images,
+    Work,
+    image_module,
+    is_image,
+    jax_energy,
+    module,
+    sequential,
+)
 from _sampling_worker import Arm
 
 EPSILON = 1e-2
@@ -25,9 +33,13 @@ CHUNK = 10
 
 WORKS = [Work(2, 64, 2, 256, 500), Work(2, 128, 2, 1024, 300), Work(64, 256, 3, 512, 200)]
 
+IMAGES = Images(32, (144, 288, 592), 64, 100)
+"""A convolutional network of ten million weights."""
+
 OURS = "ebmkit"
 REFERENCE = "eager by hand"
 GRADIENT = "gradient alone"
+RECORDED = "gradient alone, as a CUDA graph"
 
 
 def specs(work: Work) -> dict[str, Spec]:
@@ -49,8 +61,50 @@ def specs(work: Work) -> dict[str, Spec]:
     }
 
 
-def _torch_arm(run: Callable[[int], Any]) -> Arm:
-    return Arm(run, lambda x: x.detach().numpy())
+def cuda_specs(work: Work | Images) -> dict[str, Spec]:
+    """The arms of a work on a CUDA device."""
+    here, steps = "_sampling_langevin", {"steps": work.steps, "device": "cuda"}
+    ours = {**steps, "width": 0, "depth": 0, "own": True}
+    own = {}
+    if isinstance(work, Work):
+        own["ebmkit, own module"] = Spec(f"{here}:ours", {**ours, "mode": "chunk"})
+        ours |= {"width": work.width, "depth": work.depth, "own": False}
+    return {
+        OURS: Spec(f"{here}:ours", {**ours, "mode": "chunk"}),
+        **own,
+        "ebmkit, eager": Spec(f"{here}:ours", {**ours, "mode": "off"}),
+        "torchebm": Spec(f"{here}:torchebm", steps),
+        REFERENCE: Spec(f"{here}:by_hand", steps),
+        GRADIENT: Spec(f"{here}:gradient_alone", steps),
+        RECORDED: Spec(f"{here}:gradient_recorded", steps),
+    }
+
+
+def _torch_arm(run: Callable[[int], Any], device: str = "cpu") -> Arm:
+    if device == "cpu":
+        return Arm(run, lambda x: x.detach().numpy())
+    import torch
+
+    def done(seed: int) -> Any:
+        x = run(seed)
+        torch.cuda.synchronize()
+        return x
+
+    return Arm(done, lambda x: x.detach().cpu().numpy())
+
+
+def _seeded(seed: int, device: str) -> Any:
+    import torch
+
+    return torch.Generator(device).manual_seed(seed)
+
+
+def _placed(stored: dict[str, Numbers], device: str, base: Any = None) -> tuple[Any, Any]:
+    """Starting points and the network, a user's own module, where they are to be."""
+    import torch
+
+    model = image_module(stored, base) if is_image(stored) else module(stored, base)
+    return torch.from_numpy(stored["x"]).to(device), model.to(device)
 
 
 def ours(
@@ -61,40 +115,37 @@ def ours(
     depth: int,
     mode: Any,
     own: bool = False,
+    device: str = "cpu",
 ) -> Arm:
-    import torch
-
     import ebmkit
 
-    x = torch.from_numpy(stored["x"])
-    if own:
-        model = module(stored)
-    else:
+    x, model = _placed(stored, device)
+    if not own:
         model = ebmkit.create("model", "mlp", event_shape=(x.shape[1],), hidden=[width] * depth)
         model.layers.load_state_dict(sequential(stored).state_dict())
+        model = model.to(device)
     sampler = ebmkit.create("sampler", "langevin", step_size=EPSILON)
 
     def run(seed: int) -> Any:
-        g = torch.Generator().manual_seed(seed)
+        g = _seeded(seed, device)
         return ebmkit.sample(sampler, model, x, steps=steps, generator=g, compile=mode)
 
-    return _torch_arm(run)
+    return _torch_arm(run, device)
 
 
-def torchebm(stored: dict[str, Numbers], *, steps: int) -> Arm | None:
+def torchebm(stored: dict[str, Numbers], *, steps: int, device: str = "cpu") -> Arm | None:
     if find_spec("torchebm") is None:
         return None
-    import torch
     from torchebm.core import BaseModel
     from torchebm.samplers import LangevinDynamics
 
-    x = torch.from_numpy(stored["x"])
-    sampler = LangevinDynamics(module(stored, BaseModel), step_size=EPSILON)
+    x, model = _placed(stored, device, BaseModel)
+    sampler = LangevinDynamics(model, step_size=EPSILON, device=device)
 
     def run(seed: int) -> Any:
-        return sampler.sample(x=x, n_steps=steps, generator=torch.Generator().manual_seed(seed))
+        return sampler.sample(x=x, n_steps=steps, generator=_seeded(seed, device))
 
-    return _torch_arm(run)
+    return _torch_arm(run, device)
 
 
 def ebm(stored: dict[str, Numbers], *, steps: int) -> Arm | None:
@@ -113,37 +164,62 @@ def ebm(stored: dict[str, Numbers], *, steps: int) -> Arm | None:
     return _torch_arm(run)
 
 
-def by_hand(stored: dict[str, Numbers], *, steps: int) -> Arm:
+def by_hand(stored: dict[str, Numbers], *, steps: int, device: str = "cpu") -> Arm:
     import torch
 
-    start, model = torch.from_numpy(stored["x"]), module(stored).requires_grad_(False)
+    start, model = _placed(stored, device)
+    model.requires_grad_(False)
 
     def run(seed: int) -> Any:
-        g = torch.Generator().manual_seed(seed)
+        g = _seeded(seed, device)
         x = start
         for _ in range(steps):
             x = x.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(model(x).sum(), x)
-            z = torch.randn(x.shape, generator=g)
+            z = torch.randn(x.shape, generator=g, device=device)
             x = x.detach() - EPSILON * gradient + math.sqrt(2 * EPSILON) * z
         return x
 
-    return _torch_arm(run)
+    return _torch_arm(run, device)
 
 
-def gradient_alone(stored: dict[str, Numbers], *, steps: int) -> Arm:
+def gradient_alone(stored: dict[str, Numbers], *, steps: int, device: str = "cpu") -> Arm:
     """The same number of gradients at one point: no noise, no move."""
     import torch
 
-    x = torch.from_numpy(stored["x"]).requires_grad_(True)
-    model = module(stored).requires_grad_(False)
+    x, model = _placed(stored, device)
+    x.requires_grad_(True)
+    model.requires_grad_(False)
 
     def run(seed: int) -> Any:  # noqa: ARG001
         for _ in range(steps):
             torch.autograd.grad(model(x).sum(), x)
         return x
 
-    return _torch_arm(run)
+    return _torch_arm(run, device)
+
+
+def gradient_recorded(stored: dict[str, Numbers], *, steps: int, device: str) -> Arm:
+    """One gradient as a CUDA graph, replayed so many times: what its kernels take without Python."""
+    import torch
+
+    x, model = _placed(stored, device)
+    x.requires_grad_(True)
+    model.requires_grad_(False)
+    beside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            torch.autograd.grad(model(x).sum(), x)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        torch.autograd.grad(model(x).sum(), x)
+
+    def run(seed: int) -> Any:  # noqa: ARG001
+        for _ in range(steps):
+            graph.replay()
+        return x
+
+    return _torch_arm(run, device)
 
 
 def compiled_by_hand(stored: dict[str, Numbers], *, steps: int) -> Arm:

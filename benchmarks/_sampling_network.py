@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -25,6 +25,82 @@ class Work(NamedTuple):
             f"d = {self.dimension}, MLP {self.width}×{self.depth}, {self.chains} chains, "
             f"{self.steps} steps"
         )
+
+
+class Images(NamedTuple):
+    """A convolutional network for square images of three channels, and chains."""
+
+    side: int
+    channels: tuple[int, ...]
+    chains: int
+    steps: int
+
+    def __str__(self) -> str:
+        maps = "/".join(map(str, self.channels))
+        return (
+            f"{self.side}×{self.side} images, convolutions of {maps} maps, {self.chains} chains, "
+            f"{self.steps} steps"
+        )
+
+
+def image_arrays(work: Images, *, spread: float, seed: int = 0) -> dict[str, Numbers]:
+    """Weights as ``conv`` starts with, its head scaled until the starting points, which are standard
+    normal, have energies of that standard deviation."""
+    numbers = np.random.default_rng(seed)
+    stored: dict[str, Numbers] = {"channels": np.array(work.channels)}
+    event = (3, work.side, work.side)
+    stored["x"] = numbers.normal(size=(work.chains, *event)).astype(np.float32)
+    for name, weight in _conv(work.channels, event).state_dict().items():
+        bound = 1 / math.sqrt(weight[0].numel()) if weight.ndim > 1 else 0.0
+        values = numbers.uniform(-bound, bound, tuple(weight.shape))
+        stored[f"conv.{name}"] = values.astype(np.float32)
+    energies = image_quantities(stored, "cpu")(stored["x"])["energy"]
+    for name in ("conv.head.weight", "conv.head.bias"):
+        stored[name] *= np.float32(spread / energies.std())
+    return stored
+
+
+def is_image(stored: dict[str, Numbers]) -> bool:
+    return "channels" in stored
+
+
+def _conv(channels: Iterable[int], event: tuple[int, ...]) -> Any:
+    import ebmkit
+
+    return ebmkit.create("model", "conv", event_shape=event, channels=[int(c) for c in channels])
+
+
+def image_module(stored: dict[str, Numbers], base: Any = None) -> Any:
+    import torch
+    from torch import nn
+
+    net = _conv(stored["channels"], stored["x"].shape[1:])
+    names = list(net.state_dict())
+    net.load_state_dict({name: torch.from_numpy(stored[f"conv.{name}"]) for name in names})
+
+    class Energy(base or nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Any) -> Any:
+            return self.net(x)
+
+    return Energy()
+
+
+def image_quantities(stored: dict[str, Numbers], device: str) -> Callable[[Numbers], Any]:
+    """Energy and squared norm of each chain."""
+    import torch
+
+    model = image_module(stored).to(device)
+
+    def of(x: Numbers) -> dict[str, Numbers]:
+        with torch.no_grad():
+            energies = model(torch.from_numpy(x).to(device)).cpu().double().numpy()
+        return {"energy": energies, "squared norm": np.square(x).reshape(len(x), -1).sum(1)}
+
+    return of
 
 
 def arrays(work: Work, *, seed: int = 0, spread: float | None = None) -> dict[str, Numbers]:

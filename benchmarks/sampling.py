@@ -6,6 +6,8 @@
 
 langevin: N Langevin chains of S steps on a SiLU network, by ebmkit (its own MLP and a user's module),
 torchebm, ebm, an eager loop, the gradient alone, ten steps compiled by hand, JAX's scan, blackjax.
+cuda: the same on a CUDA device, where there is one, and with a convolutional network of ten million
+weights.
 ess: effective samples a second of MALA, HMC and NUTS, ebmkit against blackjax.
 training: steps of persistent contrastive divergence, ebmkit against torchebm.
 cold: 2,000 steps in a fresh process with an empty compiler cache, ``compile="auto"`` over ``"off"``.
@@ -56,6 +58,38 @@ def run_langevin(report: Report, blocks: int, threads: int) -> None:
         report.section(f"Langevin: {work}", table(["arm", "time", "over ebmkit's"], rows))
         heights = {name: 1e3 * statistics.median(t) for name, t in times.items()}
         report.panel(f"Langevin, {work}".replace(", ", "\n", 2), "ms", heights)
+
+
+def run_cuda(report: Report, blocks: int, threads: int) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        report.section("CUDA", "There is no CUDA device here, so nothing of this was run.")
+        return
+    for work in (*langevin.WORKS, langevin.IMAGES):
+        if isinstance(work, network.Images):
+            stored = network.image_arrays(work, spread=langevin.SPREAD)
+            check = network.image_quantities(stored, "cuda")
+        else:
+            stored = network.arrays(work, spread=langevin.SPREAD)
+            check = network.quantities(stored)
+        untouched = [langevin.GRADIENT, langevin.RECORDED]
+        with Arms(langevin.cuda_specs(work), stored, threads=threads, together=True) as arms:
+            agree(arms, check, reference=langevin.REFERENCE, without=untouched)
+            times = arms.blocks(blocks)
+            report.versions |= arms.versions
+        rows = [
+            [
+                *[name, f"{1e3 * statistics.median(t):.2f} ms"],
+                *[f"{ratios(t, times[of]):.2f}" for of in (langevin.OURS, langevin.GRADIENT)],
+            ]
+            for name, t in times.items()
+        ]
+        titles = ["arm", "time", "over ebmkit's", "over the gradient's"]
+        device = torch.cuda.get_device_name()
+        report.section(f"Langevin on {device}: {work}", table(titles, rows))
+        heights = {name: 1e3 * statistics.median(t) for name, t in times.items()}
+        report.panel(f"CUDA, {work}".replace(", ", "\n", 2), "ms", heights)
 
 
 def run_ess(report: Report, blocks: int, threads: int) -> None:
@@ -130,6 +164,7 @@ def run_cold(report: Report, blocks: int, threads: int) -> None:
 
 SECTIONS: dict[str, Callable[[Report, int, int], None]] = {
     "langevin": run_langevin,
+    "cuda": run_cuda,
     "ess": run_ess,
     "training": run_training,
     "cold": run_cold,

@@ -122,7 +122,10 @@ def _array(where: str, stream: Any, size: int) -> AnyArray:
         if not step:
             raise unreadable(where, f"the end of the file after {done:,} of {claimed:,} bytes")
         done += step
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    try:
+        return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    except ValueError as error:  # nothing at all, of so many rows that they cannot be counted
+        raise unreadable(where, f"an array of shape {_said(shape)}, as there is none") from error
 
 
 def _header(where: str, stream: Any) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:

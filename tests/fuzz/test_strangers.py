@@ -288,8 +288,8 @@ def refused(path: Path, **fields: Any) -> str:
     return str(caught.value)
 
 
-def npy(shape: str, descr: str = "'<f8'", body: bytes = b"") -> bytes:
-    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+def npy(shape: str, descr: str = "'<f8'", body: bytes = b"", *, fortran: bool = False) -> bytes:
+    header = f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}, }}\n".encode()
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + body
 
 
@@ -371,6 +371,15 @@ def test_a_header_that_claims_more_than_there_is(shape: str, tmp_path: Path) -> 
         assert ("and 96 follow" in said) == shape[1:2].isdigit() * ("**" not in shape) * (
             "." not in shape
         )
+
+
+@pytest.mark.parametrize("shape", ["(9223372036854775808, -0, 2)", "(4294967296, 4294967296, 0)"])
+@pytest.mark.parametrize("fortran", [True, False])
+def test_a_header_of_nothing_along_more_rows_than_can_be_counted(
+    shape: str, fortran: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "a.npy").write_bytes(npy(shape, fortran=fortran))
+    assert "as there is none" in refused(tmp_path / "a.npy")
 
 
 def test_more_numbers_than_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -25,6 +26,8 @@ LONGEST_CHUNK = 10
 AHEAD_STEPS, AHEAD_BYTES = 100, 2**20
 """Random numbers, and points, of a graph that goes through its steps in a loop: for at most so many
 steps, of at most so many bytes."""
+LOOPS = Version(torch.__version__) >= Version("2.13")
+"""Whether torch's compiler can go through a loop that changes what it carries along; 2.12.1 cannot."""
 MOST_BYTES = 2**26
 """Those of steps that are written out, or run eagerly, may be as large as this; of one, of any size."""
 MOST_CALLS = 600
@@ -195,7 +198,7 @@ class Stepper:
             )
             length = _chunk(max(most, 1), self.total)
             # Chains that begin anew are looked for after each graph, and a loop cannot be recorded.
-            if not on_cuda and conduct.on_divergence != "restart":
+            if LOOPS and not on_cuda and conduct.on_divergence != "restart":
                 rounds = _rounds(length, self.total, noise, state.x)
         lower = True
         conduct.decision = f"compiled, {length * rounds} steps a graph"

@@ -18,6 +18,7 @@ from ebmkit import CompileWarning
 from ebmkit.chains import chunks, run_chain, stepping
 from ebmkit.chains.conduct import Conduct, conducted
 from ebmkit.graphs import Work
+from ebmkit.loops import loops_in
 from ebmkit.lowering import made_graph
 
 from .conftest import Net, Walk, points, seeded
@@ -293,6 +294,16 @@ class TestAuto:
         assert decisions[0].startswith("eager: 200000 steps would save about")
         assert decisions[1] == "compiled, 100 steps a graph"
         assert len(traced) == 1
+
+    def test_where_torch_cannot_compile_loops_steps_are_written_out(
+        self, net: Net, traced: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stepping, "LOOPS", False)
+        conduct = Conduct(compile="chunk")
+        with conducted(conduct):
+            run_chain(sampler_of("langevin"), net, points(), steps=100, generator=seeded())
+        assert conduct.decision == "compiled, 10 steps a graph"
+        assert not any(loops_in(graph) for graph in traced)
 
     def test_the_estimate_counts_operations_and_what_they_write(self) -> None:
         x = torch.randn(100, 50)

@@ -245,7 +245,8 @@ class _Composer:
 
     def _device(self, training: Training | None) -> torch.device:
         try:
-            device = find_device(training.device if training else "cpu")
+            name, exact = (training.device, training.deterministic) if training else ("cpu", False)
+            device = find_device(name, deterministic=exact)
             return device if self.ranks.size == 1 else own_device(device, local_rank())
         except DeviceError as error:
             self.planner.report("training.device", str(error))

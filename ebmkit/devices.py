@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
+from collections.abc import Iterator
 
 import torch
 
@@ -11,13 +14,27 @@ from ebmkit.errors import DeviceError
 _MOST_LEARNED_FROM = 2**25 - 2**13
 """Bytes of the largest block that glibc learns from: 32 MiB, less its own words and the alignment."""
 
+_CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
+_CUBLAS_EXACT = (":4096:8", ":16:8")
 
-def find_device(name: str) -> torch.device:
+
+def find_device(name: str, *, deterministic: bool = False) -> torch.device:
     """The device called ``name``; "auto" is the first of cuda, mps, cpu that is there.
 
     Raises:
-        DeviceError: there is no such device on this machine.
+        DeviceError: there is no such device on this machine, or it is to be ``deterministic`` and the
+            environment does not tell cuBLAS so, which reads that once.
     """
+    device = _found(name)
+    if deterministic and device.type == "cuda" and os.environ.get(_CUBLAS) not in _CUBLAS_EXACT:
+        raise DeviceError(
+            f"{name}: training.deterministic needs {_CUBLAS}={_CUBLAS_EXACT[0]} in the environment, or "
+            "cuBLAS may give other bits each time"
+        )
+    return device
+
+
+def _found(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -59,6 +76,32 @@ def own_device(device: torch.device, local_rank: int) -> torch.device:
             "start at most as many processes, or set it to cpu"
         )
     return torch.device("cuda", local_rank)
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """For a while torch takes only algorithms that give the same bits each time, where that is wanted.
+
+    Raises:
+        DeviceError: there was none for an operation.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warning = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise DeviceError(
+            f"{str(error).partition(',')[0]}, as training.deterministic asks for; set it to false, or "
+            "have the model, the loss or the sampler do without that operation"
+        ) from error
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warning)
 
 
 @functools.cache

@@ -191,9 +191,11 @@ _SPELT_OUT: dict[Any, Callable[..., Any]] = {
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """The compiler's own use of what torch has deprecated is nothing to the user."""
+    """The compiler's own use of what torch has deprecated is nothing to the user, and its advice to
+    compute with fewer digits is not asked for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
         yield
 
 

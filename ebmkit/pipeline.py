@@ -13,6 +13,7 @@ from ebmkit.chains import Chain, Progress, run_chain
 from ebmkit.chains.conduct import conducted
 from ebmkit.chains.starts import starts_among, starts_around
 from ebmkit.data import Feed, to_judge, to_validate
+from ebmkit.devices import deterministic
 from ebmkit.errors import DivergenceError, UserError
 from ebmkit.holding import evaluating
 from ebmkit.hooks import Hooks, Run
@@ -278,7 +279,8 @@ class Pipeline:
 
     def judge(self) -> tuple[dict[str, Any], Batch, Batch | None]:
         """The numbers of ``evaluate``, and the data and samples that they compare."""
-        return judge(self)
+        with deterministic(self.training.deterministic):
+            return judge(self)
 
     def _own_generator(self, purpose: str) -> torch.Generator:
         """One for what each process draws for itself."""

@@ -99,6 +99,12 @@ class Training:
     )
     keep_checkpoints: int = field(default=3, validator=ge(1), metadata=doc("checkpoints kept"))
     device: str = field(default="auto", metadata=doc("auto, cpu, cuda, cuda:i or mps"))
+    deterministic: bool = field(
+        default=False,
+        metadata=doc(
+            "only algorithms that give the same bits each time; an error where there is none"
+        ),
+    )
     seed: int = field(
         default=0, validator=and_(ge(0), le(2**63 - 1)), metadata=doc("seeds every draw of the run")
     )

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from ebmkit.averages import average, copied
 from ebmkit.data import Feed, finite_by_row, with_noise
+from ebmkit.devices import deterministic
 from ebmkit.divergence import check_gap, endless_gradient
 from ebmkit.errors import DataError, UserError
 from ebmkit.fields import is_scheduled
@@ -88,12 +89,14 @@ class Trainer:
             UserError: the model has no parameters to train.
             DataError: the batch is not finite.
             DivergenceError: the loss, a gradient or a chain is not finite. The step is not taken.
+            DeviceError: the run is to be deterministic, and there is no way to do an operation so.
         """
         module, optimizer = self.check_trainable()
         generators = [(g, g.get_state()) for _, g in self.generators()]
         before = self.objective.state, self.objective.step, self.feed.order, self.feed.position
         try:
-            return self._step(module, optimizer)
+            with deterministic(self.training.deterministic):
+                return self._step(module, optimizer)
         except BaseException as error:
             if self._sharded is not None and self.ranks.in_step(error):
                 self._sharded.gather()

@@ -163,6 +163,7 @@ def unreadable(run: Path) -> Iterator[str]:
 
 
 def main(folder: Path, kills: int, injected: int, seed: int) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)
     whole = []
     for number, spec in enumerate(specs()):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ebmkit.registry import registry
 
@@ -55,8 +56,20 @@ def test_no_built_in_is_left_out() -> None:
     assert names("loss") - aliases == chains | set(SCORES)
 
 
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Keys of a training that repeats itself bit for bit."""
+    if request.param == "cpu":
+        return {"device": "cpu"}
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    return {"device": "cuda", "deterministic": True}
+
+
 def spec(loss: dict[str, Any], training: dict[str, Any], **tables: Any) -> dict[str, Any]:
-    common = {"steps": 9, "batch_size": 16, "seed": 3, "device": "cpu", "checkpoint_every": 4}
+    common = {"steps": 9, "batch_size": 16, "seed": 3, "checkpoint_every": 4}
     return {
         "model": {"use": "mlp", "hidden": [8]},
         "dataset": PLANE,
@@ -82,13 +95,16 @@ def test_losses_with_chains(
     sampler: str,
     loss: str,
     training: str,
+    device: dict[str, Any],
     bits: dict[str, Any],
     straight_and_resumed: Callable[..., Any],
     differing: Callable[..., list[str]],
 ) -> None:
     extra = {"buffer_size": 40, "restart_rate": 0.1} if loss == "pcd" else {}
     moved = {"use": sampler, **SAMPLERS[sampler]}
-    asked = spec({"use": loss, "sampler": moved, "k_steps": 2, **extra}, TRAININGS[training])
+    asked = spec(
+        {"use": loss, "sampler": moved, "k_steps": 2, **extra}, TRAININGS[training] | device
+    )
     if sampler in DISCRETE:
         asked |= {"model": {"use": "rbm", "n_hidden": 4}, "dataset": bits}
     whole, parts = straight_and_resumed(asked, 3, 6)
@@ -101,20 +117,24 @@ def test_losses_with_chains(
 def test_losses_of_scores(
     loss: str,
     training: str,
+    device: dict[str, Any],
     straight_and_resumed: Callable[..., Any],
     differing: Callable[..., list[str]],
 ) -> None:
-    asked = spec({"use": loss, **SCORES[loss]}, TRAININGS[training] | {"data_noise": 0.1})
+    asked = spec({"use": loss, **SCORES[loss]}, TRAININGS[training] | device | {"data_noise": 0.1})
     assert not differing(*straight_and_resumed(asked, 2, 7))
 
 
 @pytest.mark.parametrize("training", TRAININGS)
 def test_a_model_of_noise_levels_and_its_sampler(
-    training: str, straight_and_resumed: Callable[..., Any], differing: Callable[..., list[str]]
+    training: str,
+    device: dict[str, Any],
+    straight_and_resumed: Callable[..., Any],
+    differing: Callable[..., list[str]],
 ) -> None:
     asked = spec(
         {"use": "denoising-score-matching", "sigma": [1.0, 0.3]},
-        TRAININGS[training],
+        TRAININGS[training] | device,
         model={"use": "noise-conditional-mlp", "hidden": [8], "lowest_level": 0.3},
         sampler={"use": "annealed-langevin", **SAMPLERS["annealed-langevin"]},
     )

@@ -1,8 +1,9 @@
 """Weak scaling: a training step's time in two processes, each with the work of one, over that in one.
 
-Both arms are started by torchrun with one thread a process, in turn and in an order that alternates,
-so that what else the machine does falls on both. Efficiency is time of one / time of two, paired; 1 is
-best.
+A third arm is two processes at once that know nothing of each other: what they slow each other down by
+is the machine's, and what two that exchange gradients take more is the exchange's. The arms have one
+thread a process and are run in turn, in an order that alternates, so that what else the machine does
+falls on all. Efficiency is the time of another arm / the time of two, paired; 1 is best.
 
 python benchmarks/scaling.py [--pairs 6] [--steps 200]
 """
@@ -62,16 +63,20 @@ def work(name: str, steps: int, out: Path) -> None:
             out.write_text(json.dumps(statistics.median(seconds)))
 
 
-def arm(name: str, processes: int, steps: int) -> float:
-    """Median seconds a step."""
+def arm(name: str, kind: str, steps: int) -> float:
+    """Median seconds a step of one process, of two that train together, or of two apart."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "seconds.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(processes), __file__]
-        command += ["--work", name, "--steps", str(steps), "--out", str(out)]
-        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        seconds: float = json.loads(out.read_text())
-        return seconds
+        started, outs = [], []
+        for number in range(2 if kind == "apart" else 1):
+            outs.append(Path(folder) / f"{number}.json")
+            command = [sys.executable, *(launcher if kind == "two" else ()), __file__]
+            command += ["--work", name, "--steps", str(steps), "--out", str(outs[-1])]
+            started.append(subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+        ended = [process.wait() for process in started]
+        if any(ended):
+            raise SystemExit(f"{name}, {kind}: a process failed; what it said is above")
+        return statistics.fmean(float(json.loads(out.read_text())) for out in outs)
 
 
 def main() -> None:
@@ -87,20 +92,19 @@ def main() -> None:
     cores, load = os.cpu_count(), os.getloadavg()[0]
     print(f"{platform.machine()}, {cores} cores, load {load:.1f} at the start")
     for name in SPECS:
-        ratios, ones, twos = [], [], []
+        took: dict[str, list[float]] = {kind: [] for kind in ("one", "apart", "two")}
         for pair in range(given.pairs):
-            order = (1, 2) if pair % 2 else (2, 1)
-            took = {n: arm(name, n, given.steps) for n in order}
-            ones.append(took[1])
-            twos.append(took[2])
-            ratios.append(took[1] / took[2])
-        print(
-            f"{name}: one {1e3 * statistics.median(ones):.2f} ms, two "
-            f"{1e3 * statistics.median(twos):.2f} ms a step; efficiency "
-            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in "
-            f"{given.pairs} pairs)",
-            flush=True,
-        )
+            for kind in list(took)[:: 1 if pair % 2 else -1]:
+                took[kind].append(arm(name, kind, given.steps))
+        times = ", ".join(f"{k} {1e3 * statistics.median(t):.2f} ms" for k, t in took.items())
+        print(f"{name}, a step: {times}")
+        for kind in ("one", "apart"):
+            ratios = [a / b for a, b in zip(took[kind], took["two"], strict=True)]
+            print(
+                f"  efficiency against {kind}: {statistics.median(ratios):.2f} "
+                f"({min(ratios):.2f} to {max(ratios):.2f} in {given.pairs} turns)",
+                flush=True,
+            )
     print(f"load {os.getloadavg()[0]:.1f} at the end")
 
 

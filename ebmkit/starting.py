@@ -22,6 +22,10 @@ def launch() -> str:
     return f"{socket.gethostname()}:{os.getppid()}" if name == "none" else name
 
 
+_LEAVE = 0.1
+"""Seconds in which threads that have nothing left to do end."""
+
+
 def local_rank() -> int:
     """The number of this process among those of its machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
@@ -51,6 +55,9 @@ def started() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+        # Threads of gloo's drop the tensors of the last exchange, for which they wait for Python; one
+        # that still waits when Python ends brings the process down.
+        time.sleep(_LEAVE)
 
 
 def _agreed_name(store: Store, rank: int, size: int) -> str:

@@ -67,8 +67,13 @@ def test_every_key_and_its_default_are_documented(section: Any, pages: dict[str,
         if attribute.name in ("steps", "optimizer"):
             assert attribute.name in rows
             continue
-        said = {None: "none"}.get(default, f'`"{default}"`' if isinstance(default, str) else None)
-        assert rows[attribute.name] == (said or f"{default:g}"), attribute.name
+        if isinstance(default, str):
+            said = f'`"{default}"`'
+        elif isinstance(default, bool):
+            said = str(default).lower()
+        else:
+            said = "none" if default is None else f"{default:g}"
+        assert rows[attribute.name] == said, attribute.name
 
 
 def test_every_table_of_a_pipeline_is_documented(pages: dict[str, Any]) -> None:

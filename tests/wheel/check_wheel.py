@@ -37,7 +37,14 @@ def main(checkout: Path, work: Path) -> None:
     quick = ["--set", "training.steps=40", "--set", "evaluation.chain_steps=20"]
     run(scripts / "ebmkit", "train", "two-moons", "--out", "run", *quick, cwd=elsewhere)
     left = {path.name for path in (elsewhere / "run").iterdir()}
-    wanted = {"spec.toml", "metrics.jsonl", "checkpoints", "evaluation.json", "status.json"}
+    wanted = {
+        ".lock",
+        "spec.toml",
+        "metrics.jsonl",
+        "checkpoints",
+        "evaluation.json",
+        "status.json",
+    }
     wanted |= {"samples.png", "energy.png", "training.png"}
     assert left == wanted, f"the run left {left}, expected {wanted}"
     assert json.loads((elsewhere / "run" / "evaluation.json").read_text())["kl_nats"] > 0

@@ -9,7 +9,7 @@ sys.path.insert(0, str(HERE / "extensions"))
 
 project = "ebmkit"
 author = "The ebmkit authors"
-copyright = f"2026, {author}"
+project_copyright = f"2026, {author}"
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "mathml", "shell_cells"]
 exclude_patterns = ["news", "**/.ipynb_checkpoints"]
@@ -33,5 +33,6 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
-# Pages are executed by kernels of their own, which have this of their surroundings.
+# Pages are executed by processes of their own, which have this of their surroundings.
 os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

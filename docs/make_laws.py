@@ -25,6 +25,8 @@ HEAD = """\
 A law is something that holds of every part of a kind, whoever wrote it. The conformance kit tries the
 laws of its kind on a part:
 
+<!-- not run: it is of a package that the reader has -->
+
 ```console
 $ ebmkit check ebmkit-barker
 $ ebmkit check ebmkit-core:langevin ebmkit-core:pcd

@@ -33,9 +33,7 @@ def test_shell_lines_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     page = page_with_commands
-    lines = [line for block in page.blocks("sh") for line in block.text.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("ebmkit ")]
-    assert commands
+    commands = [shlex.split(line)[1:] for line in page.commands()]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(root / "examples")
     np.save("points.npy", np.random.default_rng(0).normal(size=(200, 2)))

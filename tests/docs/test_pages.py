@@ -14,6 +14,11 @@ import pytest
 
 import ebmkit
 
+LANGUAGES = {
+    *("{code-cell}", "python", "sh", "console", "toml", "text", "json"),
+    *("{include}", "{literalinclude}", "{toctree}", "{glossary}", "{figure}", "{image}"),
+}
+
 
 def test_links_lead_somewhere(page: Any) -> None:
     for target, anchor in re.findall(r"\]\(([^)#\s]*)(#[^)\s]*)?\)", page.text):
@@ -33,11 +38,29 @@ def test_python_blocks_run(
     module = types.ModuleType("page")
     # Type annotations of classes are resolved in their module.
     monkeypatch.setitem(sys.modules, "page", module)
-    for block in page_with_examples.blocks("python"):
-        if block.name is None:
-            # Lines are those of the page, so that a failure points into it.
-            source = "\n" * (block.line - 1) + block.text
-            exec(compile(source, str(page_with_examples.path), "exec"), module.__dict__)
+    for block in page_with_examples.examples():
+        # Lines are those of the page, so that a failure points into it.
+        source = "\n" * (block.line - 1) + block.text
+        exec(compile(source, str(page_with_examples.path), "exec"), module.__dict__)
+
+
+def test_every_block_is_run_or_says_why_not(page: Any, root: Path) -> None:
+    """What a page shows as Python or as commands is run: by the build of the site, by the tests of the
+    pages, or by a test that it names."""
+    for block in page.all_blocks():
+        place = f"{page.path.name}:{block.line}"
+        assert block.language in LANGUAGES, f"{place}: {block.language}"
+        if block.language == "{code-cell}":
+            assert page.text.startswith("---\nfile_format: mystnb\n"), f"{place} is not executed"
+        if block.mark is not None:
+            kind, _, said = block.mark.partition(": ")
+            test = re.fullmatch(r"run by (\S+)", block.mark)
+            assert (root / test[1]).is_file() if test else kind == "not run" and said, place
+        elif block.language == "console":
+            raise AssertionError(f"{place}: no test runs this; say which does, or why none")
+        elif block.language == "sh":
+            others = [x for x in block.text.splitlines() if not x.startswith("ebmkit ")]
+            assert not others, f"{place}: the tests run lines of ebmkit alone, not {others}"
 
 
 def test_toml_blocks_are_pipelines(

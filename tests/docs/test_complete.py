@@ -16,7 +16,7 @@ from ebmkit.cli import COMMANDS
 from ebmkit.cli import ebmkit as command_line
 from ebmkit.hooks import Specifications
 from ebmkit.registry import GROUPS, KINDS
-from ebmkit.sections import Evaluation, Training
+from ebmkit.sections import Chains, Evaluation, Training
 from ebmkit.spec import PARTS, SECTIONS
 
 
@@ -56,7 +56,7 @@ def test_rooms_are_those_of_the_tree(root: Path, pages: dict[str, Any]) -> None:
     assert told == kernel | rooms | plugins
 
 
-@pytest.mark.parametrize("section", [Training, Evaluation])
+@pytest.mark.parametrize("section", [Training, Chains, Evaluation])
 def test_every_key_and_its_default_are_documented(section: Any, pages: dict[str, Any]) -> None:
     rows = dict(
         re.findall(r"^\| `(\w+)` \| (.*?) \| ", pages["pipeline-file.md"].text, re.MULTILINE)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prose import markdown
+
 from ebmkit.registry import HOME, KINDS, Component, same, scan
 from ebmkit.sources import Field, read, summary
 
@@ -57,7 +59,7 @@ def _part(components: list[Component]) -> str:
     source = read(first)
     if source is None:
         return "\n".join([*lines, f"`{first.target}`", ""])
-    lines += ["```text", source.doc.strip(), "```", ""]
+    lines += [markdown(source.doc), ""]
     if source.fields:
         lines += ["| field | type | default | bounds | meaning |", "|---|---|---|---|---|"]
         lines += [_row(field) for field in source.fields]

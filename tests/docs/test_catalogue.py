@@ -12,7 +12,8 @@ from ebmkit.registry import HOME, same, scan
 
 
 @pytest.mark.parametrize("name", ["parts", "laws", "protocols"])
-def test_page_is_up_to_date(name: str, root: Path) -> None:
+def test_page_is_up_to_date(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(root / "docs")
     written = (root / "docs" / f"{name}.md").read_text(encoding="utf-8")
     rendered = runpy.run_path(str(root / "docs" / f"make_{name}.py"))["render"]()
     assert written == rendered, f"run python docs/make_{name}.py and commit what it writes"

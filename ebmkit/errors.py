@@ -11,13 +11,22 @@ from typing import NamedTuple
 
 
 class EbmkitError(Exception):
-    """Anything that ebmkit raises on purpose."""
+    """Anything that ebmkit raises on purpose.
+
+    The base of all of the others, to be caught where any of them is meant; nothing raises it
+    itself.
+    Remedy: that of the class that was raised, which its message states.
+    """
 
     exit_code = 1
 
 
 class UserError(EbmkitError):
-    """A mistake in what was asked for; the message says how to mend it."""
+    """A mistake in what was asked for; the message says how to mend it.
+
+    An argument, an option or a part is other than expected, in a way that has no class of its own.
+    Remedy: what the message says.
+    """
 
     exit_code = 2
 
@@ -61,7 +70,13 @@ def at_field(path: str, message: str, fields: Container[str]) -> tuple[str, str]
 
 
 class SpecError(UserError):
-    """A spec with one problem or several, all of them reported at once; of very many the first 100."""
+    """A spec with one problem or several, all of them reported at once; of very many the first 100.
+
+    A pipeline names a part or a key that does not exist, leaves out one that is needed, or states a
+    value of another type or out of bounds. Nothing has been drawn or built.
+    Remedy: go through the lines, each with its place in the file; ``ebmkit describe KIND NAME`` has
+    the keys of a part, ``ebmkit validate`` tries the pipeline again without a run.
+    """
 
     def __init__(self, problems: Sequence[Problem], origin: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -77,55 +92,119 @@ class SpecError(UserError):
 
 
 class UnknownPartError(UserError):
-    """A part, or a kind of part, that nobody offers."""
+    """A part, or a kind of part, that nobody offers.
+
+    The name is misspelt, or the distribution that offers it is not installed in this environment.
+    Remedy: take the name that the message suggests, or one of ``ebmkit list-plugins``; or install
+    the distribution.
+    """
 
 
 class AmbiguousPartError(UserError):
-    """A bare name that several distributions offer."""
+    """A bare name that several distributions offer.
+
+    Two installed plugins offer a part of one kind by one name, and neither goes before the other.
+    Remedy: write ``dist:name`` as the message does, or switch one off by ``--no-plugin DIST``.
+    """
 
 
 class BlockedPartError(UserError):
-    """A part that exists and was switched off."""
+    """A part that exists and was switched off.
+
+    ``--no-plugin``, ``EBMKIT_DISABLE_PLUGINS`` or ``EBMKIT_DISABLE_THIRD_PARTY`` names it or all of
+    its kind.
+    Remedy: leave the option or the variable out, or name another part.
+    """
 
 
 class IncompatiblePartError(UserError):
-    """A part whose distribution asks for another version of ebmkit-core."""
+    """A part whose distribution asks for another version of ebmkit-core.
+
+    Its metadata require a version that is not installed, or serve another version of the protocols.
+    Remedy: update the distribution, or install the version of ebmkit-core that it asks for.
+    """
 
 
 class DataError(UserError):
-    """A data file or a tensor that cannot be used as it is."""
+    """A data file or a tensor that cannot be used as it is.
+
+    The file is missing or of another kind, a cell is no finite number, or rows have other shapes
+    than the first.
+    Remedy: mend the row that the message names, or leave the column out by ``columns``.
+    """
 
 
 class CompileError(UserError):
-    """A loss that was to be compiled and cannot be."""
+    """A loss that was to be compiled and cannot be.
+
+    ``compile`` is "on", and loss or energy do something that a graph cannot hold, or there is no
+    compiler.
+    Remedy: state "auto", which goes on without and warns, or "off".
+    """
 
 
 class EnergyError(UserError):
-    """An energy that does not return one number a row, or cannot be differentiated as asked."""
+    """An energy that does not return one number a row, or cannot be differentiated as asked.
+
+    The network's last axis was kept, as in (batch, 1), or a layer has no second derivative and the
+    loss asks for one.
+    Remedy: end in ``squeeze(-1)`` or ``Flatten(0)``; choose another layer, or denoising score
+    matching.
+    """
 
 
 class ScheduleError(UserError, ValueError):
-    """A schedule that a chain would not run through to its end."""
+    """A schedule that a chain would not run through to its end.
+
+    A schedule on the chain clock states more steps than the chain has.
+    Remedy: leave its length open, which spreads it over the chain; or run longer chains; or state
+    ``clock="training"``.
+    """
 
 
 class DeviceError(UserError):
-    """A device that this machine does not have."""
+    """A device that this machine does not have.
+
+    ``training.device`` names one that is not there, or that torch was built without.
+    Remedy: state "auto" or one of those that the message lists.
+    """
 
 
 class MemoryNeededError(UserError):
-    """Something that would need more memory than the machine has."""
+    """Something that would need more memory than the machine has.
+
+    A size in the pipeline, as ``buffer_size`` or ``hidden``, is larger than meant. None of it was
+    asked for.
+    Remedy: state smaller sizes, or draw fewer samples at a time.
+    """
 
 
 class RunDirectoryError(UserError):
-    """A run directory that cannot be written, read or overwritten."""
+    """A run directory that cannot be written, read or overwritten.
+
+    There is no run at the path, one is there already, another process is at work in it, or its
+    files are torn or of other versions.
+    Remedy: look at the path; state another ``--out``, or ``--force`` where the run there may go.
+    """
 
 
 class EvaluationError(UserError):
-    """A number that was asked for and cannot be computed honestly."""
+    """A number that was asked for and cannot be computed honestly.
+
+    The number does not exist or is out of reach, as the KL divergence of an energy without a finite
+    integral. In ``evaluate`` it stands under ``refused``, and the other numbers are there.
+    Remedy: give the energy what it lacks, as a base by ``base_scale``, or do without the number.
+    """
 
 
 class DivergenceError(EbmkitError):
-    """Training or a chain turned non-finite, and the policy is to stop."""
+    """Training or a chain turned non-finite, and the policy is to stop.
+
+    The sampler's step is too large for the energy's steepest direction, the learning rate is too
+    large, or the gap between positives and negatives runs away.
+    Remedy: go on from the last checkpoint with a smaller step or learning rate, with ``mala`` in
+    place of ``langevin``, or with ``training.on_divergence = "rollback"``.
+    """
 
     def __init__(self, message: str, *, step: int | None = None, chains: int | None = None) -> None:
         self.step = step
@@ -134,25 +213,47 @@ class DivergenceError(EbmkitError):
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM."""
+    """The process was asked to end by SIGTERM.
+
+    A scheduler or a person ended it. The checkpoint has been written first.
+    Remedy: ``ebmkit resume`` goes on exactly there.
+    """
 
     exit_code = 143
 
 
 class ProcessError(EbmkitError):
-    """Another process of the run is gone."""
+    """Another process of the run is gone.
+
+    One of several processes of a distributed run was killed, ran out of memory or lost its network.
+    Remedy: look at that process's own message; ``torchrun --max-restarts`` or ``ebmkit resume``
+    goes on from the last checkpoint.
+    """
 
 
 class PluginError(EbmkitError):
-    """A plugin failed; the message names its distribution, and the cause is chained."""
+    """A plugin failed; the message names its distribution, and the cause is chained.
+
+    A part raised something that is no UserError where it was asked about a pipeline or used.
+    Remedy: update the distribution or tell its authors; ``--no-plugin`` switches it off meanwhile.
+    """
 
 
 class BrokenPluginError(PluginError):
-    """A plugin that cannot be imported, or whose entry point leads nowhere."""
+    """A plugin that cannot be imported, or whose entry point leads nowhere.
+
+    A package that it needs is missing, or what its metadata name is not in its module.
+    Remedy: install what is missing, or update the distribution; ``ebmkit doctor`` imports all of
+    them and says which fail.
+    """
 
 
 class HookError(PluginError):
-    """A hook implementation that raised."""
+    """A hook implementation that raised.
+
+    A hook failed at its time in the run; the run ends, with its checkpoint.
+    Remedy: mend the hook, or switch it off by ``--no-plugin DIST:NAME``, and resume.
+    """
 
 
 def expect_parts(**parts: object) -> None:

@@ -40,7 +40,13 @@ class Unsuitable(Exception):  # noqa: N818
 
 
 class CompileWarning(UserWarning):
-    """A loss, or a chain, that runs eagerly because it could not be compiled."""
+    """A loss, or a chain, that runs eagerly because it could not be compiled.
+
+    It does something that a graph cannot hold, or there is no compiler. The numbers are the same,
+    later.
+    Remedy: ``compile = "off"`` where it does not matter; else what the message says of the
+    operation.
+    """
 
 
 class _Compiled:

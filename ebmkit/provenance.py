@@ -8,7 +8,12 @@ from typing import Any
 
 
 class RunWarning(UserWarning):
-    """Something about a run that was opened again, which its user should know."""
+    """Something about a run that was opened again, which its user should know.
+
+    A checkpoint was torn and the one before it taken, or parts, versions or the number of threads
+    are others than when it was written.
+    Remedy: none where that was meant; else go on in the environment that ``spec.toml`` records.
+    """
 
 
 def made_by() -> dict[str, Any]:

@@ -20,7 +20,11 @@ _KEYWORD = re.compile(r"ebmkit[-_.]protocol(?![-\w])\s*(.*)", re.IGNORECASE)
 
 
 class EbmkitDeprecationWarning(DeprecationWarning):
-    """Something that a later release, which the message names, no longer has."""
+    """Something that a later release, which the message names, no longer has.
+
+    A plugin or a script uses a name or an argument that has been replaced.
+    Remedy: what the message names in its place.
+    """
 
 
 def deprecated(what: str, *, removed_in: str, instead: str, stacklevel: int = 2) -> None:

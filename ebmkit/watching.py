@@ -19,7 +19,11 @@ PATIENCE = 30.0
 
 
 class SlowImportWarning(UserWarning):
-    """The import of a part takes so long that it may never end."""
+    """The import of a part takes so long that it may never end.
+
+    The module of a plugin works, waits or asks for something while it is imported.
+    Remedy: switch the part off by ``--no-plugin``, or give it time.
+    """
 
 
 def imported(component: Component) -> ModuleType:

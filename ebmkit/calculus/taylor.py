@@ -32,7 +32,12 @@ _LITTLE = 4 * 2**20
 
 
 class CalculusWarning(UserWarning):
-    """Second derivatives that leave something out, or that take a slower way."""
+    """Second derivatives that leave something out, or that take a slower way.
+
+    The energy has kinks (ReLU), whose curvature no trace sees, or a layer without a rule for
+    derivatives carried forward.
+    Remedy: a smooth activation; for a layer, ``ebmkit.register_rule``.
+    """
 
 
 class Derivatives(NamedTuple):

@@ -97,3 +97,23 @@ def test_exit_codes_are_documented(pages: dict[str, Any]) -> None:
     used = {c.exit_code for c in classes if issubclass(c, errors.EbmkitError)}
     codes = set(map(int, re.findall(r"^\| (\d+) \|", pages["house.md"].text, re.MULTILINE)))
     assert codes == used | {0, 130, errors.Terminated.exit_code}
+
+
+def test_every_error_and_warning_is_documented(root: Path, pages: dict[str, Any]) -> None:
+    text = pages["errors.md"].text
+    sources = [*(root / "ebmkit").rglob("*.py"), *(root / "plugins").rglob("*.py")]
+    told = set()
+    for path in sources:
+        if path.is_relative_to(root / "ebmkit" / "testing"):
+            continue
+        for name, bases in re.findall(
+            r"^class (\w+)\((.*?)\):$", path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            if name.startswith("_") or not re.search(r"(Error|Warning)\b", bases):
+                continue
+            told.add(name)
+    # A reader meets none of these: they are caught where they are raised for.
+    told -= {"Unsuitable", "NoRuleError", "RandomError"}
+    assert {"SpecError", "NoiseError", "CalculusWarning", "SlowImportWarning"} <= told
+    for name in told:
+        assert re.search(rf"^### {name}$|\.{name}`", text, re.MULTILINE), name

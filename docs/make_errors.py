@@ -12,7 +12,6 @@ import contextlib
 import inspect
 import os
 import tempfile
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,11 +283,9 @@ def _entry(kind: type) -> str:
     if kind in SILENT:
         return "\n".join([*lines, "", f"It {SILENT[kind]}.", ""])
     if kind in SHOWN:
-        lines += ["", "```text", SHOWN[kind].rstrip(), "```"]
-    wrapped = [
-        textwrap.fill(line, 100, break_on_hyphens=False) for line in _message(kind).splitlines()
-    ]
-    return "\n".join([*lines, "", "```text", *wrapped, "```", ""])
+        mark = "<!-- run by tests/docs/test_catalogue.py -->"
+        lines += ["", mark, "```python", SHOWN[kind].rstrip(), "```"]
+    return "\n".join([*lines, "", "```text", _message(kind), "```", ""])
 
 
 def _message(kind: type) -> str:

@@ -11,7 +11,7 @@ import pytest
 from ebmkit.registry import HOME, same, scan
 
 
-@pytest.mark.parametrize("name", ["parts", "laws", "protocols", "errors"])
+@pytest.mark.parametrize("name", ["parts", "laws", "protocols", "errors", "api"])
 def test_page_is_up_to_date(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(root / "docs")
     written = (root / "docs" / f"{name}.md").read_text(encoding="utf-8")

@@ -90,6 +90,8 @@ def test_every_public_name_is_documented(pages: dict[str, Any]) -> None:
     rows = re.findall(r"^\| (`.*?) \| ", text, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)(?:\([^`]*\))?`", row)}
     assert named <= set(ebmkit.__all__)
+    headings = re.findall(r"^### (\w+)$", pages["api.md"].text, re.MULTILINE)
+    assert sorted(headings) == sorted(ebmkit.__all__)
 
 
 def test_exit_codes_are_documented(pages: dict[str, Any]) -> None:

@@ -231,7 +231,7 @@ def render() -> str:
     known = [
         c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, BaseException)
     ]
-    blocks = [HEAD, _table(known), *map(_entry, known), _of_parts()]
+    blocks = [HEAD, _table(known), "## One by one\n", *map(_entry, known), _of_parts()]
     blocks.append("## Warnings\n\n" + WARNED)
     return "\n".join([*blocks, *map(_entry, WARNINGS)])
 

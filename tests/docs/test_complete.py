@@ -119,3 +119,13 @@ def test_every_error_and_warning_is_documented(root: Path, pages: dict[str, Any]
     assert {"SpecError", "NoiseError", "CalculusWarning", "SlowImportWarning"} <= told
     for name in told:
         assert re.search(rf"^### {name}$|\.{name}`", text, re.MULTILINE), name
+
+
+def test_signs_and_words_are_in_the_glossary(pages: dict[str, Any]) -> None:
+    said = re.search(r"## Signs and words\n\n(.*?)\n\n", pages["house.md"].text, re.DOTALL)
+    listed = re.search(r":::\{glossary\}\n(.*?)^:::$", pages["glossary.md"].text, re.S | re.M)
+    assert said and listed
+    terms = set(re.findall(r"^(\S.*)$", listed[1], re.MULTILINE))
+    for item in " ".join(said[1].split()).split(" · "):
+        assert any(term in item.replace("_", " ") for term in terms), item
+    assert {"positives", "negatives", "slot", "training clock", "chain clock"} <= terms

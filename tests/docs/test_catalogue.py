@@ -34,3 +34,27 @@ def test_every_built_in_part_is_in_it(root: Path) -> None:
     for component in scan().components:
         if same(component.distribution, HOME):
             assert f"`{component.name}`" in written, component.qualified
+
+
+@pytest.mark.parametrize("kind", ["loss", "sampler", "scheduler", "dataset", "model"])
+def test_names_for_those_who_come_from_torchebm_are_parts(kind: str, root: Path) -> None:
+    page = (root / "docs" / "coming-from" / "torchebm.md").read_text(encoding="utf-8")
+    titles = {"loss": "Losses", "sampler": "Samplers", "scheduler": "Schedules"}
+    title = titles | {"dataset": "Data sets", "model": "Models"}
+    table = re.search(rf"^\*\*{title[kind]}\*\*\n\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL)
+    assert table
+    told = re.findall(r"`([a-z][a-z-]*)`", " ".join(re.findall(r"\| .*? \| (.*?) \|", table[1])))
+    known = {c.name for c in scan().components if c.kind == kind and same(c.distribution, HOME)}
+    assert told and set(told) <= known
+    if kind == "loss":
+        assert set(told) == known
+
+
+def test_blocks_for_those_who_come_from_torchebm_are_found(root: Path) -> None:
+    """They are run where TorchEBM is installed, by benchmarks/peer_blocks.py; here they are read."""
+    blocks = runpy.run_path(str(root / "benchmarks" / "peer_blocks.py"))["blocks"]()
+    assert len(blocks) == 7
+    assert len({version for version, _, _ in blocks}) == 1
+    for _, line, text in blocks:
+        compile(text, f"torchebm.md:{line}", "exec")
+        assert text.startswith("# TorchEBM\n")

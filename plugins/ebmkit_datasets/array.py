@@ -39,7 +39,8 @@ class Array(Rows):
 
     x (batch, *event): a row of a csv file, or of an array of two dimensions, gives one number for
     each column; a row of an array of more dimensions is an event of shape array.shape[1:]. The
-    condition is the label (batch,) int64. A csv file may begin with a row of names, which is one
+    condition is the label (batch,) int64. ``restored`` gives points, as samples, in the file's units
+    again. A csv file may begin with a row of names, which is one
     with text in it. Positions of columns count from 0.
 
     With ``discrete`` the numbers are bits 0 or 1, or with ``categories`` = q whole numbers 0, …, q − 1
@@ -147,6 +148,18 @@ class Array(Rows):
         """One more than the largest label in the file; None without ``label``."""
         labels = self._table.labels
         return None if labels is None else int(labels.max()) + 1
+
+    def restored(self, x: Tensor) -> Tensor:
+        """Points (batch, *event) as the file has them: rescaling undone, one-hot rows as numbers."""
+        if self.categories is not None:
+            return x.argmax(-1)
+        if not (self.standardise or self.whiten):
+            return x
+        mean, std = self._moments
+        rows = x.detach().cpu().double()
+        if self.whiten:
+            rows = (rows.flatten(1) @ self._factor.T).reshape(rows.shape)
+        return (rows * std + mean).to(x)
 
     def _read(self) -> Table:
         path = Path(self.path)

@@ -243,6 +243,22 @@ def test_whiten_uses_the_training_rows(tmp_path: Path) -> None:
     np.testing.assert_allclose(white_apart @ factor.T + train.mean(0), apart, rtol=1e-8)
 
 
+@pytest.mark.parametrize("scaled", [{}, {"standardise": True}, {"whiten": True}])
+def test_restored_rows_are_those_of_the_file(tmp_path: Path, scaled: dict[str, bool]) -> None:
+    mix = np.array([[2.0, 0.0, 1.0], [0.5, 0.1, 0.0], [-1.0, 0.0, 300.0]])
+    values = np.random.default_rng(0).normal(size=(60, 3)) @ mix.T + [5.0, -1.0, 100.0]
+    np.save(tmp_path / "flat.npy", values.astype(np.float32))
+    np.save(tmp_path / "a.npy", values.astype(np.float32).reshape(60, 3, 1))
+    for name in ("flat.npy", "a.npy"):
+        raw = Array(str(tmp_path / name), held_out=0.25)
+        dataset = Array(str(tmp_path / name), held_out=0.25, **scaled)
+        apart = dataset.held_out_batch.x
+        assert torch.equal(apart, raw.held_out_batch.x) is (not scaled)
+        restored = dataset.restored(apart)
+        assert restored.dtype is apart.dtype
+        torch.testing.assert_close(restored, raw.held_out_batch.x, rtol=1e-4, atol=1e-4)
+
+
 def test_whitened_events_keep_their_shape(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(50, 2, 3)) * [1.0, 2.0, 3.0]
     np.save(tmp_path / "a.npy", values)

@@ -47,6 +47,7 @@ def test_states_are_served_as_they_are(
     assert dataset.discrete and dataset.event_shape == (*shape[1:], q)
     assert torch.equal(dataset[:], torch.nn.functional.one_hot(index, q).float())
     assert dataset[0].shape == dataset.event_shape
+    assert torch.equal(dataset.restored(dataset[:]), index)
     bits = Array(saved(tmp_path, (values > 0).astype(kind)), discrete=True)
     assert bits.event_shape == shape[1:] and bits[:].dtype == torch.float32
     assert torch.equal(bits[:], (index > 0).float())

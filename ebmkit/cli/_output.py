@@ -76,13 +76,13 @@ def warnings_as_notices() -> Iterator[None]:
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None] | None]:
     """What is told (steps done, steps in all) and shows them on a terminal; None elsewhere."""
+    # A console calls itself a terminal wherever FORCE_COLOR is set, as in notebooks and on CI.
+    if not sys.stderr.isatty():
+        yield None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,7 +12,6 @@ from torch import Tensor
 from ebmkit import Run, hookimpl
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
@@ -25,24 +25,23 @@ class Progress:
     def __init__(self) -> None:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._console: Console | None = None
         self._read_at = 0.0
 
     @hookimpl
     def run_start(self, run: Run) -> None:
+        # A console calls itself a terminal wherever FORCE_COLOR is set, as in notebooks and on CI.
+        if not sys.stderr.isatty():
+            return
         from rich import progress
         from rich.console import Console
 
-        self._console = Console(stderr=True)
-        if not self._console.is_terminal:
-            return
         self._bar = progress.Progress(
             progress.TextColumn("training"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
             progress.TextColumn("{task.fields[shown]}"),
-            console=self._console,
+            console=Console(stderr=True),
             refresh_per_second=4,
         )
         self._task = self._bar.add_task("training", total=run.total_steps, shown="")
@@ -57,16 +56,14 @@ class Progress:
             if last or time.monotonic() - self._read_at > SECONDS_BETWEEN_READINGS:
                 self._read_at = time.monotonic()
                 self._bar.update(self._task, completed=run.step, shown=_line(metrics))
-        elif self._console and (last or run.step % max(run.total_steps // 10, 1) == 0):
-            self._console.print(
-                f"step {run.step}/{run.total_steps}  {_line(metrics)}", highlight=False
-            )
+        elif last or run.step % max(run.total_steps // 10, 1) == 0:
+            sys.stderr.write(f"step {run.step}/{run.total_steps}  {_line(metrics)}\n")
 
     @hookimpl
     def run_end(self, run: Run, error: BaseException | None) -> None:  # noqa: ARG002
         if self._bar is not None:
             self._bar.stop()
-        self._bar = self._console = None
+        self._bar = None
 
 
 def _line(metrics: Mapping[str, Tensor]) -> str:

@@ -19,6 +19,23 @@ def test_page_is_up_to_date(name: str, root: Path, monkeypatch: pytest.MonkeyPat
     assert written == rendered, f"run python docs/make_{name}.py and commit what it writes"
 
 
+def test_house_is_drawn_from_the_imports(root: Path) -> None:
+    written = (root / "docs" / "house.svg").read_text(encoding="utf-8")
+    rendered = runpy.run_path(str(root / "docs" / "make_house.py"))["render"]()
+    assert written == rendered, "run python docs/make_house.py and commit what it writes"
+
+
+def test_house_leaves_out_only_arrows_that_follow(root: Path) -> None:
+    house = runpy.run_path(str(root / "docs" / "make_house.py"))
+    at_once, when_used = house["arrows"](house["rooms"]())
+    down, up = house["drawn"](at_once, when_used)
+    assert down | up <= at_once | when_used
+    for start, end in sorted(at_once | when_used - up):
+        assert end in house["reached"](start, down)
+    with pytest.raises(ValueError, match="circle"):
+        house["drawn"]({("a", "b"), ("b", "c"), ("c", "a")}, set())
+
+
 def test_every_claim_is_read_by_the_kit(root: Path) -> None:
     claims = runpy.run_path(str(root / "docs" / "make_laws.py"))["CLAIMS"]
     kit = "".join(

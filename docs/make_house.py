@@ -47,9 +47,8 @@ TITLES = {
 """What a room is called in the picture, by its first module."""
 
 Edge = tuple[str, str]
-WIDTH, SIDE, BETWEEN, MARGIN, GAP, LEADING, THREAD = 156, 200, 110, 16, 22, 13, 12
-"""Lengths in pixels: a room, the plugins and the way to them, the border, between rooms, a line, a
-passing arrow."""
+WIDTH, BETWEEN, MARGIN, GAP, LEADING, THREAD = 156, 44, 16, 22, 13, 12
+"""Lengths in pixels: a room, the way to the plugins, the border, between rooms, a line, a passing way."""
 
 
 def rooms() -> dict[str, list[str]]:
@@ -210,12 +209,14 @@ def render() -> str:
             tall.setdefault(name, high)
         y += high + 38
     right = max(x[name] + half(name) for name in x) + MARGIN
-    width, height = right + BETWEEN + SIDE + MARGIN, y - 38 + MARGIN + 44
+    foot = y - 38 + MARGIN
+    below, end = _below(right, foot)
+    height = end + MARGIN + 44
     shapes = [
-        f'<rect width="{width:.0f}" height="{height:.0f}" rx="8" fill="#ffffff"/>',
-        f'<rect class="house" x="4" y="4" width="{right - 4:.0f}" '
-        f'height="{y - 38 + MARGIN - 4:.0f}" rx="8"/>',
+        f'<rect width="{right + 4:.0f}" height="{height:.0f}" rx="8" fill="#ffffff"/>',
+        f'<rect class="house" x="4" y="4" width="{right - 4:.0f}" height="{foot - 4:.0f}" rx="8"/>',
         f'<text class="big" x="{MARGIN}" y="{MARGIN + 12}">ebmkit, the kernel</text>',
+        *below,
     ]
     for edge, way in sorted(ways.items()):
         late = "" if edge in edges[0] else ' class="late"'
@@ -232,7 +233,6 @@ def render() -> str:
     for first, lines in texts.items():
         left = x[first] - half(first)
         shapes.append(_box("room", left, top[first], WIDTH, tall[first], TITLES[first], lines))
-    shapes += _beside(right, top["cli"])
     shapes.append(
         f'<text x="{MARGIN}" y="{height - 26:.0f}">An arrow leads from what imports to what is '
         "imported; a dashed one is imported only when it is used.</text>"
@@ -240,8 +240,8 @@ def render() -> str:
         "a room may import whatever lies below it along arrows.</text>"
     )
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" role="img">\n{STYLE}\n' + "\n".join(shapes) + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {right + 4:.0f} {height:.0f}" '
+        f'width="{right + 4:.0f}" role="img">\n{STYLE}\n' + "\n".join(shapes) + "\n</svg>\n"
     )
 
 
@@ -290,39 +290,30 @@ def _box(
     )
 
 
-def _beside(right: float, top: float) -> list[str]:
-    """The plugins, and the two ways between them and the kernel."""
-    left, names = right + BETWEEN, plugins()
-    shapes = [
-        f'<text class="big" x="{left:.0f}" y="{MARGIN + 12}">plugins: the built-in parts</text>'
-    ]
-    for k, name in enumerate(names):
-        y = top + 34 * k
-        shapes.append(
-            f'<rect class="plugin" x="{left:.0f}" y="{y:.0f}" width="{SIDE}" height="26" rx="5"/>'
-            f'<text x="{left + SIDE / 2:.0f}" y="{y + 17:.0f}" text-anchor="middle">{name}</text>'
-        )
-    y = top + 34 * len(names) + 14
-    for line in (
-        "… and whatever else is installed.",
-        "",
-        "A plugin imports public names of ebmkit",
-        "and errors, and no other plugin. The",
-        "kernel imports none: it finds parts by",
-        "the entry points of distributions, and",
-        "imports one when it is used.",
-    ):
-        shapes.append(f'<text x="{left:.0f}" y="{y:.0f}">{line}</text>')
-        y += LEADING + 2
+def _below(right: float, top: float) -> tuple[list[str], float]:
+    """The plugins and the two ways between them and the kernel; and where they end."""
+    shapes = []
     for at, start, end, late, words in (
-        (top + 150, left - 6, right + 6, "", "import ebmkit"),
-        (top + 210, right + 6, left - 6, ' class="late"', "entry points"),
+        (0.25, top + BETWEEN - 3, top + 4, "", "import ebmkit, its public names"),
+        (0.62, top, top + BETWEEN - 7, ' class="late"', "entry points, imported when used"),
     ):
+        x = right * at
         shapes.append(
-            f'<path{late} d="M{start:.0f} {at:.0f}H{end:.0f}" marker-end="url(#tip)"/>'
-            f'<text x="{(left + right) / 2:.0f}" y="{at - 8:.0f}" text-anchor="middle">{words}</text>'
+            f'<path{late} d="M{x:.0f} {start:.0f}V{end:.0f}" marker-end="url(#tip)"/>'
+            f'<text x="{x + 10:.0f}" y="{top + BETWEEN / 2 + 3:.0f}">{words}</text>'
         )
-    return shapes
+    y, wide = top + BETWEEN, (right - 2 * MARGIN + GAP / 2) / 4
+    shapes.append(
+        f'<text class="big" x="{MARGIN}" y="{y + 18:.0f}">plugins, the built-in parts</text>'
+    )
+    for k, name in enumerate([*plugins(), "… whatever else is installed"]):
+        left, level = MARGIN + wide * (k % 4), y + 32 + 34 * (k // 4)
+        shapes.append(
+            f'<rect class="plugin" x="{left:.0f}" y="{level:.0f}" width="{wide - GAP / 2:.0f}" '
+            f'height="26" rx="5"/><text x="{left + wide / 2 - GAP / 4:.0f}" y="{level + 17:.0f}" '
+            f'text-anchor="middle">{name}</text>'
+        )
+    return shapes, level + 26
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ TITLES = {
 
 Edge = tuple[str, str]
 WIDTH, BETWEEN, MARGIN, GAP, LEADING, THREAD = 156, 44, 16, 22, 13, 12
-"""Lengths in pixels: a room, the way to the plugins, the border, between rooms, a line, a passing way."""
+"""Lengths in pixels: a room, the way to plugins, the border, between rooms, a line, a passing way."""
 
 
 def rooms() -> dict[str, list[str]]:

@@ -51,7 +51,8 @@ def expect_memory(what: str, n_bytes: int) -> None:
     there = memory()
     if n_bytes > there:
         raise MemoryNeededError(
-            f"{what} needs {_size(n_bytes)} of memory, and this machine has {_size(int(there))}"
+            f"{what} needs {_size(n_bytes)} of memory, and this machine has {_size(int(there))}; make "
+            "it smaller, or use a machine with more"
         )
 
 

@@ -50,6 +50,8 @@ class Run:
     """Lines that a person should see at the end."""
     stopped: str = ""
     """Why training ends before ``total_steps``; empty where it does not."""
+    evaluation: Mapping[str, Any] | None = None
+    """What the last evaluation said, and at which ``step``."""
 
     @property
     def ending(self) -> bool:

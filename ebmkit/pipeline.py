@@ -132,7 +132,7 @@ class Pipeline:
         resume: bool = False,
         hooks: Hooks | None = None,
     ) -> Run:
-        """Train until ``training.steps`` are done, then evaluate.
+        """Train until ``training.steps`` are done, then evaluate; the run has what that said.
 
         ``out`` keeps the run in a directory; without it nothing is written. With ``resume`` the
         directory is that of the run which the pipeline was loaded from, and is gone on with. ``hooks``

@@ -147,7 +147,7 @@ def _evaluate(run: Run, hooks: Hooks, directory: RunDirectory | None) -> None:
         if not ranks.lead:
             return
         numbers, data, samples = run.pipeline.judge()
-        result = {"step": run.step, **numbers}
+        run.evaluation = result = {"step": run.step, **numbers}
         if directory:
             directory.write_evaluation(result)
         # A picture of the model must not change what BatchNorm has seen.

@@ -63,6 +63,8 @@ def pipeline(small: Any) -> ebmkit.Pipeline:
 def test_each_is_called_at_its_time(pipeline: ebmkit.Pipeline) -> None:
     hook = Recording()
     run = pipeline.fit(hooks=Hooks({"mine": hook}))
+    assert run.evaluation is not None
+    assert run.evaluation == {"step": 6, **pipeline.evaluate()}
     assert run.step == run.total_steps == 6
     assert hook.said == [
         ("start", 0, 6),

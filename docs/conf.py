@@ -31,7 +31,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 nb_execution_mode = os.environ.get("EBMKIT_DOCS_EXECUTION", "force")
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_merge_streams = True
 # Pages are executed by processes of their own, which have this of their surroundings.
 os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")

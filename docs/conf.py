@@ -1,4 +1,4 @@
-"""The site: `sphinx-build docs site`, or `tox -e docs`, which also looks at what was built."""
+"""The site: `sphinx-build docs build/site`, or `tox -e docs`, which also looks at what was built."""
 
 import os
 import sys

@@ -1,5 +1,8 @@
-"""Shows an executed cell of shell commands as they are typed, without the line that makes it one."""
+"""Cells of shell commands: run to their first failure, and shown as they are typed."""
 
+import os
+import shutil
+from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -10,6 +13,8 @@ MAGIC = "%%bash\n"
 
 
 class ShellCells(SphinxTransform):
+    """Takes the line away that makes a cell one of shell commands."""
+
     default_priority: ClassVar[int] = 800
 
     def apply(self, **_: Any) -> None:
@@ -24,4 +29,9 @@ class ShellCells(SphinxTransform):
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(ShellCells)
+    profile = Path(app.outdir).parent / "ipython"
+    startup = profile / "profile_default" / "startup"
+    startup.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(__file__).with_name("bash_magic.py"), startup)
+    os.environ["IPYTHONDIR"] = str(profile)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

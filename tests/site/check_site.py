@@ -43,9 +43,10 @@ def faults(site: Path) -> list[str]:
     found = []
     for path, page in pages.items():
         place = path.relative_to(site)
-        for target in page.fetched:
-            if urlparse(target).scheme not in ("", "data") or target.startswith("//"):
-                found.append(f"{place}: fetches {target[:100]}")
+        outside = [
+            x for x in page.fetched if urlparse(x).scheme not in ("", "data") or x[:2] == "//"
+        ]
+        found += [f"{place}: fetches {target[:100]}" for target in outside]
         for target in page.links + page.fetched:
             url, anchor = urldefrag(target)
             if urlparse(url).scheme or url.startswith("//"):

@@ -7,7 +7,7 @@ plugin and names it (exit code 1).
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class EbmkitError(Exception):
@@ -89,6 +89,10 @@ class SpecError(UserError):
         if more := len(self.problems) - len(lines):
             lines.append(f"and {more:,} more problems")
         super().__init__("\n".join(lines))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is made again of its arguments, which is here the text alone.
+        return type(self), (self.problems, self.origin), self.__dict__
 
 
 class UnknownPartError(UserError):

@@ -127,6 +127,12 @@ class Objective:
                 self.conduct.starts = None
         return drawn
 
+    @property
+    def chains(self) -> Batch | None:
+        """Where the chains are that the loss keeps from step to step; None where it keeps none."""
+        chains = getattr(self.loss, "chains", None)
+        return None if chains is None or self.state is None else chains(self.state)
+
     def _force(self, batch: Batch, draws: Any) -> Metrics:
         """The metric ``force``, if there is one."""
         x, condition = getattr(draws, "negatives", None), getattr(draws, "condition", None)
@@ -166,9 +172,8 @@ class Objective:
             discrete = self._discrete
             data = Batch(batch.x[finite_by_row(batch.x)])
             return lambda n, g, _: starts_around(data, n, generator=g, discrete=discrete).x
-        source = batch
-        if self.conduct.restart_from == "buffer" and hasattr(self.loss, "chains"):
-            source = self.loss.chains(self.state)
+        source = self.chains if self.conduct.restart_from == "buffer" else None
+        source = batch if source is None else source
         return lambda n, g, condition: rows_like(source, n, condition, generator=g)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmkit.chains import Chain, Progress, run_chain
+from ebmkit.chains import Chain, ChainInterrupt, Progress, run_chain
 from ebmkit.chains.conduct import conducted
 from ebmkit.chains.starts import starts_among, starts_around
 from ebmkit.data import Feed, to_judge, to_validate
@@ -175,8 +175,9 @@ class Pipeline:
 
         Chains start at the loss's persistent chains where it has some, else at normal noise with
         the data's mean and standard deviation. A conditional model is sampled at ``condition``
-        (n, ...), by default that of the persistent chains or of data rows. Without a generator the
-        draws are those of the run's seed. ``progress`` is told (steps done, steps in all).
+        (n, ...), from persistent chains at the same one where there are such; by default at that of
+        the persistent chains or of data rows. Without a generator the draws are those of the run's
+        seed. ``progress`` is told (steps done, steps in all).
 
         Raises:
             UserError: the pipeline has no sampler.
@@ -199,9 +200,7 @@ class Pipeline:
         """``sample`` with the condition that each point was drawn at."""
         generator = generator if generator is not None else self.generator("samples")
         steps = self.evaluation.chain_steps if steps is None else steps
-        start = self._starts(n, generator)
-        if condition is not None:
-            start = Batch(start.x, condition.to(self.device))
+        start = self._starts(n, generator, None if condition is None else condition.to(self.device))
         chain = self.run_chains(start, steps=steps, generator=generator, progress=progress)
         return Batch(chain.x, start.condition)
 
@@ -228,6 +227,9 @@ class Pipeline:
                     training_step=max(self.step - 1, 0),
                     **keywords,
                 )
+        except ChainInterrupt as interrupt:
+            interrupt.condition = start.condition
+            raise
         finally:
             self.conduct.starts = None
 
@@ -289,11 +291,10 @@ class Pipeline:
     def _labelled(self, batch: Batch) -> Batch:
         return batch if self.conditional else Batch(batch.x)
 
-    def _starts(self, n: int, generator: torch.Generator) -> Batch:
-        chains = getattr(self.loss, "chains", None)
-        state = self.trainer.objective.state
-        if chains is not None and state is not None:
-            return starts_among(chains(state), n, generator=generator)
+    def _starts(self, n: int, generator: torch.Generator, condition: Tensor | None = None) -> Batch:
+        if (chains := self.trainer.objective.chains) is not None:
+            return starts_among(chains, n, condition, generator=generator)
         data = self._labelled(self.dataset.draw(max(n, 1000), generator=generator))
         discrete = bool(getattr(self.sampler, "discrete", False))
-        return starts_around(data, n, generator=generator, discrete=discrete)
+        start = starts_around(data, n, generator=generator, discrete=discrete)
+        return start if condition is None else start._replace(condition=condition)

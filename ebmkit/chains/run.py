@@ -59,11 +59,16 @@ class Chain(NamedTuple):
 
 
 class ChainInterrupt(KeyboardInterrupt):
-    """An interrupt while chains ran; ``chain`` is what they had got to."""
+    """An interrupt while chains ran; ``chain`` is what they had got to, ``condition`` what a
+    pipeline had conditioned each on."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, condition: Tensor | None = None) -> None:
         self.chain = chain
+        self.condition = condition
         super().__init__(f"chains interrupted after {chain.steps} steps")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.chain, self.condition), self.__dict__
 
 
 @attrs.define

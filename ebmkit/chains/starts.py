@@ -9,8 +9,24 @@ from ebmkit.data import finite_by_row, take
 from ebmkit.protocols import Batch
 
 
-def starts_among(chains: Batch, n: int, *, generator: torch.Generator) -> Batch:
-    """``n`` of the chains that are there, each taken as often as any other, or once more."""
+def starts_among(
+    chains: Batch, n: int, condition: Tensor | None = None, *, generator: torch.Generator
+) -> Batch:
+    """``n`` of the chains that are there, each taken as often as any other, or once more; at conditions
+    (n, ...) for each condition so many of the chains that are at it, where there are such."""
+    if condition is not None:
+        x = starts_among(chains, n, generator=generator).x
+        there = chains.condition
+        if there is not None and condition.shape == (n, *there.shape[1:]):
+            for kind in torch.unique(condition, dim=0):
+                own, wanted = (
+                    (at == kind).reshape(len(at), -1).all(1).nonzero()[:, 0]
+                    for at in (there, condition)
+                )
+                if len(own):
+                    near = take(chains, own)
+                    x[wanted] = starts_among(near, len(wanted), generator=generator).x
+        return Batch(x, condition)
     size, device = len(chains.x), chains.x.device
     rounds = -(-n // size)
     orders = [torch.randperm(size, generator=generator, device=device) for _ in range(rounds)]

@@ -69,7 +69,7 @@ class Chains:
     def starts(self, n: int) -> Tensor:
         """Half where persistent chains are, or among the data; half as wide as the data without their
         dependence."""
-        near, known = n // 2, self._persistent()
+        near, known = n // 2, self.pipeline.trainer.objective.chains
         source = self.data if known is None else known
         among = starts_among(source, near, generator=self.generator).x
         return torch.cat([among, self._around(n - near)])
@@ -77,7 +77,7 @@ class Chains:
     def training_starts(self, n: int) -> Tensor:
         """Where chains start in training: the persistent ones, or the data where the loss has chains of
         its own, else as ``Pipeline.sample`` starts them."""
-        known = self._persistent()
+        known = self.pipeline.trainer.objective.chains
         if known is None and hasattr(self.pipeline.loss, "k_steps"):
             known = self.data
         if known is None:
@@ -140,11 +140,6 @@ class Chains:
         if self.condition is None:
             return None
         return self.condition.to(self.pipeline.device).expand(rows, *self.condition.shape)
-
-    def _persistent(self) -> Batch | None:
-        chains = getattr(self.pipeline.loss, "chains", None)
-        state = self.pipeline.trainer.objective.state
-        return None if chains is None or state is None else chains(state)
 
     def _around(self, n: int) -> Tensor:
         return starts_around(self.data, n, generator=self.generator, discrete=self._discrete).x

@@ -180,6 +180,29 @@ def test_a_conditional_model_is_trained_and_sampled_at_its_labels() -> None:
     assert "kl_nats" in pipeline.evaluate()["refused"]
 
 
+def test_samples_at_a_condition_start_at_the_persistent_chains_that_are_at_it() -> None:
+    pipeline = composed(
+        model={"use": "mlp", "hidden": [8], "conditional": True},
+        dataset={"use": "digits"},
+    )
+    pipeline.train_step()
+    chains = pipeline.trainer.objective.chains
+    assert chains is not None and chains.condition is not None
+    # A digit that many chains are at, the others in turn, and one that no chain is at any more.
+    most = int(chains.condition.bincount().argmax())
+    absent = (most + 1) % 10
+    chains.condition[chains.condition == absent] = most
+    wanted = torch.tensor([most] * 5 + list(range(10)))
+    drawn = pipeline.sample_batch(len(wanted), steps=0, condition=wanted)
+    assert torch.equal(drawn.condition, wanted)
+    for x, label in zip(drawn.x, wanted, strict=True):
+        at = chains.condition[(chains.x == x).flatten(1).all(1)]
+        assert len(at) > 0
+        assert label in at or label not in chains.condition
+    own = drawn.x[wanted == most].flatten(1)
+    assert len(own.unique(dim=0)) == len(own)
+
+
 @pytest.fixture
 def graphs_as_traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs run as they were traced, which takes no compiler."""

@@ -167,6 +167,11 @@ class Dataset(Protocol):
     which then serves ``torch.utils.data.DataLoader`` and training by epochs; ``held_out_batch`` and
     ``validation_batch``, Batches that are kept apart for evaluation and for early stopping;
     ``discrete = True`` for discrete states.
+
+    Optional too, for ``ebmkit sample`` to write points as the data's source has them:
+    ``restored(x)`` returns points (batch, *event) in the source's units, and as it numbers categories;
+    ``event_names`` says what the source calls each number of such a point, in order, or None where it
+    does not; ``condition_name`` what it calls the labels, or None.
     """
 
     @property

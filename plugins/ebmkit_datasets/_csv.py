@@ -75,6 +75,8 @@ def read_csv(
         torch.frombuffer(cells, dtype=torch.float64).view(-1, len(chosen)),
         None if at is None else torch.frombuffer(labels, dtype=torch.int64),
         [title(position, names) for position in chosen],
+        None if names is None else tuple(names[position] for position in chosen),
+        None if names is None or at is None else names[at],
     )
 
 

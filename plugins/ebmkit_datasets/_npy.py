@@ -53,6 +53,7 @@ def read_npy(
         torch.from_numpy(events),
         None if labels is None else _labels(where, labels, len(events)),
         titles,
+        label_name=label if isinstance(label, str) else None,
     )
 
 

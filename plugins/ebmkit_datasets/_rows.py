@@ -26,6 +26,10 @@ class Table(NamedTuple):
     """(rows,) int64, or None"""
     columns: list[str] | None = None
     """What to call each entry of a one-dimensional event in a message."""
+    names: tuple[str, ...] | None = None
+    """What the source itself calls them, where it does."""
+    label_name: str | None = None
+    """What the source calls the labels, where it does."""
 
 
 def check_classes(path: str, table: Table) -> None:
@@ -142,7 +146,7 @@ class Rows(ABC):
         return trained.sort().values, held_out.sort().values, validated.sort().values
 
     def _take(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        events, labels, _ = self._table
+        events, labels = self._table[:2]
         x = events[index].to(torch.float64)
         single = index.ndim == 0
         x = self._rescaled(x[None])[0] if single else self._rescaled(x)

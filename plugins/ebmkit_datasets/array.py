@@ -40,8 +40,8 @@ class Array(Rows):
     x (batch, *event): a row of a csv file, or of an array of two dimensions, gives one number for
     each column; a row of an array of more dimensions is an event of shape array.shape[1:]. The
     condition is the label (batch,) int64. ``restored`` gives points, as samples, in the file's units
-    again. A csv file may begin with a row of names, which is one
-    with text in it. Positions of columns count from 0.
+    again, and ``event_names`` what the file calls their columns. A csv file may begin with a row of
+    names, which is one with text in it. Positions of columns count from 0.
 
     With ``discrete`` the numbers are bits 0 or 1, or with ``categories`` = q whole numbers 0, …, q − 1
     that become one-hot rows, so that events are (columns, q): what samplers of discrete states move.
@@ -149,6 +149,16 @@ class Array(Rows):
         labels = self._table.labels
         return None if labels is None else int(labels.max()) + 1
 
+    @property
+    def event_names(self) -> tuple[str, ...] | None:
+        """Names of the columns that make the event, in its order; None where the file has none."""
+        return self._table.names
+
+    @property
+    def condition_name(self) -> str | None:
+        """Name of the label's column or array; None where there is none, or it has no name."""
+        return self._table.label_name
+
     def restored(self, x: Tensor) -> Tensor:
         """Points (batch, *event) as the file has them: rescaling undone, one-hot rows as numbers."""
         if self.categories is not None:
@@ -212,7 +222,7 @@ class Array(Rows):
     @cached_property
     def _factor(self) -> Tensor:
         """The Cholesky factor (d, d) of the training rows' correlations, in float64."""
-        events, _, titles = self._table
+        events, _, titles = self._table[:3]
         mean, std = self._moments
         rows = ((events[self._split[0]].double() - mean) / std).flatten(1)
         shape = self.event_shape
@@ -225,7 +235,7 @@ class Array(Rows):
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (*event) of the training rows, in float64."""
-        events, _, titles = self._table
+        events, _, titles = self._table[:3]
         blocks = torch.split(self._split[0], _ROWS)
         mean = sum(events[rows].double().sum(0) for rows in blocks) / self.n_samples
         square = sum((events[rows].double() - mean).square().sum(0) for rows in blocks)

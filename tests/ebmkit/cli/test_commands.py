@@ -182,31 +182,6 @@ class TestTrain:
             assert not Path(expected, "samples.png").exists()
 
 
-class TestSample:
-    def test_an_array_of_the_right_shape_that_a_seed_reproduces(
-        self, trained: Any, cli: Command, tmp_path: Path
-    ) -> None:
-        out, _ = trained
-        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-            path = tmp_path / f"{name}.npy"
-            said = cli("sample", out, "--count", 70, "--steps", 3, "--seed", seed, "--out", path)
-            assert (said.code, said.out) == (0, f"{path}: (70, 2)\n")
-        a, b, c = (np.load(tmp_path / f"{name}.npy", allow_pickle=False) for name in "abc")
-        assert a.shape == (70, 2)
-        assert a.dtype == np.float32
-        assert np.isfinite(a).all()
-        assert np.array_equal(a, b)
-        assert not np.array_equal(a, c)
-
-    def test_what_it_refuses(self, trained: Any, cli: Command, tmp_path: Path) -> None:
-        out, _ = trained
-        for path in (tmp_path / "x.csv", tmp_path / "no" / "x.npy"):
-            said = cli("sample", out, "--count", 1, "--steps", 1, "--out", path)
-            assert said.code == 2
-            assert str(path) in said.err
-        assert cli("sample", tmp_path, "--count", 1, "--out", tmp_path / "x.npy").code == 2
-
-
 class TestEvaluate:
     def test_json(self, trained: Any, cli: Command, tmp_path: Path) -> None:
         run = tmp_path / "run"

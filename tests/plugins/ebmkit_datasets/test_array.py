@@ -259,6 +259,29 @@ def test_restored_rows_are_those_of_the_file(tmp_path: Path, scaled: dict[str, b
         torch.testing.assert_close(restored, raw.held_out_batch.x, rtol=1e-4, atol=1e-4)
 
 
+def test_names_are_those_of_the_columns_chosen_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('a, kind ,"b, mm",c\n1,0,2,3\n4,1,5,6\n', encoding="utf-8")
+    whole = Array(str(path))
+    assert (whole.event_names, whole.condition_name) == (("a", "kind", "b, mm", "c"), None)
+    labelled = Array(str(path), label=1)
+    assert (labelled.event_names, labelled.condition_name) == (("a", "b, mm", "c"), "kind")
+    chosen = Array(str(path), label="kind", columns=["c", "a"])
+    assert (chosen.event_names, chosen.condition_name) == (("c", "a"), "kind")
+    assert Array(str(path), columns=[2, 0]).event_names == ("b, mm", "a")
+
+
+def test_files_without_names_have_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,0\n2,1\n", encoding="utf-8")
+    np.save(tmp_path / "a.npy", np.eye(2))
+    np.savez(tmp_path / "a.npz", x=np.eye(2), kinds=np.array([0, 1]))
+    for name in ("a.csv", "a.npy"):
+        dataset = Array(str(tmp_path / name), label=1)
+        assert (dataset.event_names, dataset.condition_name) == (None, None)
+    by_name = Array(str(tmp_path / "a.npz"), label="kinds")
+    assert (by_name.event_names, by_name.condition_name) == (None, "kinds")
+
+
 def test_whitened_events_keep_their_shape(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(50, 2, 3)) * [1.0, 2.0, 3.0]
     np.save(tmp_path / "a.npy", values)

@@ -24,6 +24,9 @@ from ebmkit.shares import summed
 if TYPE_CHECKING:
     from ebmkit.pipeline import Pipeline
 
+PARTED = 1000.0
+"""Nats between samples and data beyond which no model of any data is learned."""
+
 
 def fit(
     pipeline: Pipeline, out: Path | None, *, force: bool, resume: bool, hooks: Hooks | None
@@ -60,6 +63,7 @@ def fit(
                     directory.save(run, hooks)  # judging takes its time, and may be cut short
             pipeline.judging = True
             _evaluate(run, hooks, directory)
+            run.notices += _parted(run)
     except BaseException as raised:
         error = raised
         raise
@@ -163,3 +167,15 @@ def _lost(pipeline: Pipeline) -> list[str]:
     }
     counts = summed(pipeline.ranks.gathered(pipeline.trainer.objective.conduct.counts()))
     return [f"{counts[name]} chains {what}" for name, what in said.items() if counts.get(name)]
+
+
+def _parted(run: Run) -> list[str]:
+    """That a run which came to its end has learned nothing, where its last judgement shows it."""
+    gap = (run.evaluation or {}).get("energy_gap")
+    if gap is None or abs(gap) <= PARTED:
+        return []
+    return [
+        f"the energies of samples and data are {gap:.3g} nats apart: the chains have not kept up with "
+        "the model, which is worthless then; look at energy_gap in the metrics, lower the learning "
+        "rate, and state training.energy_gap_limit (20, say), so that a run ends where this begins"
+    ]

@@ -69,6 +69,8 @@ def judge(
             taken = test(loss)
             numbers["test_loss"] = taken["loss"]
             numbers["test_loss_error"] = taken.get("loss_standard_error")
+            if numbers["test_loss_error"] is None:
+                refused["test_loss_error"] = "the loss reports no metric loss_standard_error"
         except (DivergenceError, UserError) as error:
             refused["test_loss"] = str(error)
     return {**numbers, "refused": refused} if refused else numbers

@@ -133,6 +133,23 @@ class TestLossOnHeldOutRows:
         # Noise of 2 adds 4·(1 + 4 + 16)/2 = 42 in the mean, with a deviation of about 6.
         assert abs(noisy["test_loss"] - quiet["test_loss"] - 42) < 5 * 6.5
 
+    def test_says_why_there_is_no_standard_error(self, tmp_path: Path) -> None:
+        class MeanEnergy:
+            """A loss of one's own that reports no metrics."""
+
+            def init(self, model: Any, batch: Any, *, generator: Any) -> tuple[()]:
+                return ()
+
+            def draw(self, model: Any, batch: Any, state: Any, step: int, *, generator: Any) -> Any:
+                return None, state
+
+            def __call__(self, model: Any, batch: Any, draws: Any) -> Any:
+                return model(batch.x).mean(), {}
+
+        numbers = self.pipeline(tmp_path, **{"evaluation.loss": MeanEnergy()}).evaluate()
+        assert numbers["test_loss_error"] is None
+        assert "loss_standard_error" in numbers["refused"]["test_loss_error"]
+
     def test_is_left_out_unless_asked_for(self, tmp_path: Path) -> None:
         assert "test_loss" not in self.pipeline(tmp_path, **{"evaluation.loss": None}).evaluate()
 

@@ -42,7 +42,9 @@ test_barker = ebmkit.testing.suite("sampler", Barker)
 
 each law as a test of its own. Both need `pip install 'ebmkit-core[testing]'`. They say how many cases
 each law was tried on, which laws cannot be asked of the part and why, and of a broken law the case,
-what was expected, what was got, and what users would see. A part of which nothing was tried has not
+what was expected, what was got, and what users would see. What a part raises instead of an answer is
+shown once, with the lines of its own code that lead there, the case, and the laws that could not be
+asked because of it: those were not shown to be broken. A part of which nothing was tried has not
 passed.
 
 `suite` takes an instance, or a class, which it makes anew for each case with its defaults;

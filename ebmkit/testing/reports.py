@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Literal, NamedTuple
 
-from ebmkit.errors import UnknownPartError, UserError, did_you_mean
+from ebmkit.errors import UnknownPartError, did_you_mean
+from ebmkit.testing.crashes import Crash, Key, crash
 from ebmkit.testing.laws import ALL, LAWS, BrokenLaw, Cases, Law, NotAsked
 from ebmkit.testing.subject import Subject
 
@@ -24,19 +24,22 @@ class Outcome(NamedTuple):
     """How many cases were tried."""
     reason: str = ""
     """How it is broken, what was raised, or why it was not asked."""
-    raised: str = ""
-    """The traceback of a failure."""
+    crash: Crash | None = None
+    """What the part raised, and where."""
 
     @property
     def good(self) -> bool:
         return self.status in ("kept", "not asked")
 
-    def lines(self) -> Iterator[str]:
-        """What a person should read where it is not good."""
+    def lines(self, shown: str = "") -> Iterator[str]:
+        """What a person should read where it is not good; short of a crash that is shown elsewhere."""
+        if self.crash:
+            yield from self.crash.lines([self.law.name], shown)
+            return
         yield f"{self.law.name}: {self.status} after {counted(self.cases, 'case')}: {self.reason}"
-        yield f"  for users: {self.law.means}"
-        if self.raised:
-            yield from (f"  {line}" for line in self.raised.rstrip().splitlines())
+        # A law that was not shown to be broken says nothing of users.
+        if self.status == "broken":
+            yield f"  for users: {self.law.means}"
 
 
 class Report(NamedTuple):
@@ -54,16 +57,44 @@ class Report(NamedTuple):
         """Whether every law was kept, and at least one was tried."""
         return self.cases > 0 and all(outcome.good for outcome in self.outcomes)
 
-    def lines(self) -> Iterator[str]:
-        """The report as a person reads it."""
-        kept = sum(outcome.status == "kept" for outcome in self.outcomes)
-        yield f"{self.subject}: {counted(kept, 'law')} kept, {counted(self.cases, 'case')}"
+    def crashes(self) -> Iterator[tuple[Crash, list[str]]]:
+        """What the part raised, each once, with the laws that could not be asked because of it.
+
+        The case is that of the fewest axes of an event, so that more of them are named as a cause
+        only where they may be one.
+        """
+        together: dict[Key, list[tuple[Crash, str]]] = {}
+        for outcome in self.outcomes:
+            if found := outcome.crash:
+                together.setdefault(found.key, []).append((found, outcome.law.name))
+        for group in together.values():
+            simplest = min(
+                (found for found, _ in group), key=lambda c: len(c.event_shape or (0,) * 9)
+            )
+            yield simplest, [name for _, name in group]
+
+    def lines(self, shown: MutableMapping[Key, str] | None = None) -> Iterator[str]:
+        """The report as a person reads it.
+
+        ``shown`` says where the crashes are shown that need not be again, and is told of those here.
+        """
+        shown = {} if shown is None else shown
+        number = {
+            s: sum(o.status == s for o in self.outcomes) for s in ("kept", "broken", "failed")
+        }
+        said = [f"{counted(number['kept'], 'law')} kept"]
+        said += [f"{number['broken']} broken"] if number["broken"] else []
+        said += [f"{number['failed']} that raised"] if number["failed"] else []
+        yield f"{self.subject}: {', '.join(said)}, {counted(self.cases, 'case')}"
         unasked = [o for o in self.outcomes if o.status == "not asked"]
         for line in by_reason((o.law.name, o.reason) for o in unasked):
             yield f"  {line}"
         for outcome in self.outcomes:
-            if not outcome.good:
+            if not outcome.good and not outcome.crash:
                 yield from (f"  {line}" for line in outcome.lines())
+        for found, names in self.crashes():
+            yield from (f"  {line}" for line in found.lines(names, shown.get(found.key, "")))
+            shown.setdefault(found.key, f"above, for {found.subject}")
         if not self.cases:
             yield "  nothing was tried, which is no success"
 
@@ -111,9 +142,7 @@ def tried(law: Law, subject: Subject, seed: int = 0) -> Outcome:
     except Exception as error:
         where = f" (case: {cases.label})" if cases.label else ""
         said = f"{type(error).__name__}: {error}{where}"
-        # What is said on purpose says all.
-        raised = "" if isinstance(error, UserError) else traceback.format_exc()
-        return Outcome(law, "failed", cases.count, said, raised)
+        return Outcome(law, "failed", cases.count, said, crash(error, subject, cases.label))
     if not cases.count:
         return Outcome(law, "failed", 0, "the law tried nothing, which is a fault of the kit")
     return Outcome(law, "kept", cases.count)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ebmkit.errors import EbmkitError
+from ebmkit.testing.crashes import Key
 from ebmkit.testing.laws import Law
 from ebmkit.testing.reports import by_reason as by_reason
 from ebmkit.testing.reports import laws_of, tried
@@ -47,8 +48,9 @@ def suite(
 
         test_mine = ebmkit.testing.suite("sampler", MySampler(step_size=0.1))
 
-    Laws that do not apply are no tests; the summary at the end says why they do not. Where none
-    applies, or the part cannot be made, the test fails.
+    What the part raises in several tests alike is shown in full by the first of them, to which the
+    others refer. Laws that do not apply are no tests; the summary at the end says why they do not.
+    Where none applies, or the part cannot be made, the test fails.
 
     Raises:
         UnknownPartError: there are no laws for such a kind.
@@ -59,6 +61,7 @@ def suite(
     options = {"event_shape": event_shape, "batch_size": batch_size}
     stated = {name: value for name, value in options.items() if value is not None}
     asked: list[Any] = []
+    shown: dict[Key, str] = {}
     try:
         found = subjects(kind, part, **stated)
         for number, subject in enumerate(found):
@@ -76,7 +79,11 @@ def suite(
         nothing = f"{kind} {part!r} cannot be tried: {said}"
 
     @pytest.mark.parametrize("trial", asked or [pytest.param(None, id="can-be-tried")])
-    def test(trial: Trial | None, record_property: Callable[[str, object], None]) -> None:
+    def test(
+        trial: Trial | None,
+        record_property: Callable[[str, object], None],
+        request: pytest.FixtureRequest,
+    ) -> None:
         if trial is None:
             pytest.fail(nothing, pytrace=False)
         outcome = tried(trial.law, trial.subject, seed)
@@ -84,7 +91,11 @@ def suite(
             pytest.skip(outcome.reason)
         record_property(RECORDED, (str(trial.subject), trial.law.name, outcome.cases))
         if not outcome.good:
-            pytest.fail(f"{trial.subject}\n" + "\n".join(outcome.lines()), pytrace=False)
+            here, there = f"in {request.node.name}", ""
+            if outcome.crash:
+                there = shown.setdefault(outcome.crash.key, here)
+            told = outcome.lines("" if there == here else there)
+            pytest.fail(f"{trial.subject}\n" + "\n".join(told), pytrace=False)
 
     return test
 

@@ -40,7 +40,7 @@ def reported(subject: Subject, names: tuple[str, ...] = QUICK, seed: int = 0) ->
 
 def broken(found: Report) -> dict[str, str]:
     assert {outcome.status for outcome in found.outcomes} <= {"kept", "broken", "not asked"}, [
-        outcome.raised for outcome in found.outcomes
+        outcome.crash for outcome in found.outcomes
     ]
     return {o.law.name: o.reason for o in found.outcomes if o.status == "broken"}
 

@@ -68,7 +68,7 @@ def test_all_kept(cli: Command, one: None) -> None:
         "    not asked: is-not-asked (it cannot be)",
         "  scheduler X(a=1): 1 law kept, 3 cases",
         "    not asked: is-not-asked (it cannot be)",
-        "1 part, 6 cases: all laws kept",
+        "1 part, 1 law, 6 cases: all laws kept",
     ]
 
 
@@ -80,6 +80,8 @@ def test_by_name_as_json(cli: Command, install: Any, name: str) -> None:
     assert said.code == 1
     found = json.loads(said.out)
     assert (found["good"], found["seed"]) == (False, 7)
+    counts = {"parts": 1, "not_tried": 0, "cases": 4, "kept": 0, "broken": 1, "raised": 0}
+    assert (found["counts"], found["crashes"]) == (counts, [])
     first, second = found["parts"]
     assert first["part"] == ("scheduler foo-x:one" if ":" in name else "scheduler foo-x:alias")
     assert (first["configuration"], first["good"], first["cases"]) == ({"a": "1"}, True, 3)
@@ -112,9 +114,79 @@ def test_what_cannot_be_checked_is_no_success(cli: Command, install: Any) -> Non
         "cannot be imported: foo_x:Gone raised AttributeError",
         "a has no default, and the kit cannot know",
         "  nothing was tried, which is no success",
-        "5 parts, 0 cases: 5 of them not as they should be",
+        "5 parts, 0 laws, 0 cases: 5 parts could not be tried in full",
     ):
         assert line in said.out, line
+
+
+RAISES = """
+class X:
+    examples = ({"a": 1}, {"a": 2}, {"a": 3})
+
+    def __init__(self, a=1):
+        self.a = a
+
+    def __call__(self, step):
+        return 1 if self.a == 1 else 5 if self.a == 3 else {}[step]
+"""
+
+
+@pytest.fixture
+def raising(install: Any) -> None:
+    """A part that raises in three laws in one configuration of three, and breaks one in another."""
+    install("foo-x", {"ebmkit.schedulers": {"one": "foo_x:X"}}, {"foo_x.py": RAISES})
+
+    def no_more(subject: Subject, cases: Cases) -> None:
+        with cases.case("more"):
+            subject.make()(0)
+
+    for name in ("asks_more", "asks_again"):
+        no_more.__name__ = name
+        law("scheduler", why="the test says so", means="nothing")(no_more)
+
+
+def test_what_is_raised_is_shown_once_and_counted_as_such(cli: Command, raising: None) -> None:
+    said = cli("check")
+    assert said.code == 1
+    lines = said.out.splitlines()
+    assert "  scheduler X(a=2): 0 laws kept, 3 that raised, 3 cases" in lines
+    at = lines.index(
+        "    3 laws could not be asked, because the part raised: is-one, asks-more, asks-again"
+    )
+    assert lines[at + 1] == "      raised for: scheduler X(a=2), case: step 0, seed 0"
+    assert "      KeyError: 0" in lines[at + 2 : at + 6]
+    assert said.out.count("in __call__") == 1
+    # What the law means for users is told of the one that is broken.
+    assert said.out.count("for users: nothing") == 1
+    # Kept where a is 1; each law is counted once, by the worst that became of it.
+    assert lines[-1] == "1 part, 3 laws, 11 cases: 0 kept, 1 broken, 2 that raised"
+
+
+def test_what_is_raised_in_json(cli: Command, raising: None) -> None:
+    said = cli("check", "--json")
+    assert said.code == 1
+    found = json.loads(said.out)
+    counts = {"parts": 1, "not_tried": 0, "cases": 11, "kept": 0, "broken": 1, "raised": 2}
+    assert found["counts"] == counts
+    [crash] = found["crashes"]
+    assert crash["part"] == "scheduler foo-x:one"
+    assert (crash["type"], crash["message"], crash["case"]) == ("KeyError", "0", "step 0, seed 0")
+    assert crash["place"].endswith("foo_x.py:9")
+    assert crash["laws"] == ["is-one", "asks-more", "asks-again"]
+    laws = found["parts"][1]["laws"]
+    assert [law.get("crash") for law in laws] == [0, None, 0, 0]
+    assert not any("crash" in law for law in found["parts"][2]["laws"])
+
+
+def test_another_configuration_refers_to_the_first(cli: Command, install: Any) -> None:
+    text = RAISES.replace('{"a": 3}', '{"a": 4}')
+    install("foo-x", {"ebmkit.schedulers": {"one": "foo_x:X"}}, {"foo_x.py": text})
+    said = cli("check")
+    assert said.out.count("in __call__") == 1
+    assert (
+        "    1 law could not be asked, because the part raised the same as above, for scheduler "
+        "X(a=2): is-one\n      KeyError: 0 ("
+    ) in said.out
 
 
 def test_built_ins(cli: Command, one: None) -> None:

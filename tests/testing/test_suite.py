@@ -77,7 +77,11 @@ def test_what_a_part_raises_is_its_failure_and_shown() -> None:
 def test_nothing_that_was_tried_is_no_success() -> None:
     def nothing(subject: Subject, cases: Cases) -> None: ...
 
-    assert not tried(one_of(nothing), SUBJECT).good
+    untried = tried(one_of(nothing), SUBJECT)
+    assert not untried.good
+    assert list(untried.lines()) == [
+        "a-law: failed after 0 cases: the law tried nothing, which is a fault of the kit"
+    ]
     unasked = report(SUBJECT, [one_of(nothing, lambda _: "it has none")])
     assert not unasked.good
     assert "  nothing was tried, which is no success" in unasked.lines()

@@ -189,6 +189,18 @@ def test_another_configuration_refers_to_the_first(cli: Command, install: Any) -
     ) in said.out
 
 
+def test_a_configuration_that_cannot_be_made_is_counted_beside_laws(
+    cli: Command, install: Any
+) -> None:
+    text = TEXT.replace('{"a": 2}', '{"b": 2}')
+    install("foo-x", {"ebmkit.schedulers": {"one": "foo_x:X"}}, {"foo_x.py": text})
+    said = cli("check")
+    assert said.code == 1
+    assert said.out.splitlines()[-1] == (
+        "1 part, 1 law, 3 cases: 1 kept, 0 broken, 0 that raised; 1 part could not be tried in full"
+    )
+
+
 def test_built_ins(cli: Command, one: None) -> None:
     said = cli("check", "--built-in", "--json")
     parts = {part["part"] for part in json.loads(said.out)["parts"]}

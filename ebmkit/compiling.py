@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ebmkit.errors import CompileError, UserError
+from ebmkit.errors import CompileError, PluginError, UserError
 from ebmkit.graphs import not_worth, tensors_of, trace
 from ebmkit.lowering import (
     CompileWarning,
@@ -25,6 +25,7 @@ from ebmkit.lowering import (
     without_autocast,
 )
 from ebmkit.protocols import Batch, Loss, Metrics, Model
+from ebmkit.returns import computed
 
 Compile: TypeAlias = Literal["auto", "on", "off"]
 COMPILE: tuple[Compile, ...] = ("auto", "on", "off")
@@ -75,7 +76,7 @@ class CompiledLoss:
     def with_gradients(self, batch: Batch, draws: Any) -> Computed:
         """Loss, metrics, and by parameter the loss's gradient; None where ``backward()`` gives it."""
         if self.mode == "off" or not torch.is_grad_enabled():
-            return *self.loss(self.model, batch, draws), None
+            return *computed(self.loss, self.model, batch, draws), None
         if not isinstance(self.model, nn.Module):
             return self._eagerly("the model is no nn.Module", batch, draws)
         if self.mode == "auto" and (self.steps or 0) < FEWEST_STEPS:
@@ -86,12 +87,12 @@ class CompiledLoss:
             self._graphs[key] = self._graph(batch, draws)
         graph = self._graphs[key]
         if graph is None:
-            return *self.loss(self.model, batch, draws), None
+            return *computed(self.loss, self.model, batch, draws), None
         return self._run(graph, self.model, batch, draws)
 
     def _eagerly(self, why: str, batch: Batch, draws: Any) -> Computed:
         self.decision = f"eager: {why}"
-        return *self.loss(self.model, batch, draws), None
+        return *computed(self.loss, self.model, batch, draws), None
 
     def _run(self, graph: _Graph, model: nn.Module, batch: Batch, draws: Any) -> Computed:
         tensors = tensors_of(model)
@@ -116,7 +117,7 @@ class CompiledLoss:
             graph = _Graph(compiled(traced), trained)
             with quietly():
                 self._run(graph, self.model, batch, draws)  # compiling happens in the first call
-        except UserError:
+        except (UserError, PluginError):
             raise
         except Unsuitable as reason:
             self._refuse(str(reason))

@@ -238,8 +238,10 @@ class ProcessError(EbmkitError):
 class PluginError(EbmkitError):
     """A plugin failed; the message names its distribution, and the cause is chained.
 
-    A part raised something that is no UserError where it was asked about a pipeline or used.
-    Remedy: update the distribution or tell its authors; ``--no-plugin`` switches it off meanwhile.
+    A part raised something that is no UserError where it was asked about a pipeline or used, or a
+    loss returned something else than its protocol says.
+    Remedy: update the distribution or tell its authors; ``--no-plugin`` switches it off meanwhile. In
+    a loss of one's own: return what the message says.
     """
 
 

@@ -14,6 +14,7 @@ from ebmkit.loops import again
 from ebmkit.lowering import Unsuitable, made_graph
 from ebmkit.operations import PRODUCTS, VIEWS
 from ebmkit.protocols import Batch, Loss, Metrics
+from ebmkit.returns import computed
 
 # What the estimate of `auto` is made of, as measured on two cores of a server; it need only be right
 # within a factor of two, and never depends on the clock, so that a run repeated is the same run.
@@ -39,7 +40,7 @@ class _Whole(nn.Module):
         self.compute = loss
 
     def forward(self, batch: Batch, draws: Any) -> tuple[Tensor, Metrics]:
-        return self.compute(self.model, batch, draws)
+        return computed(self.compute, self.model, batch, draws)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands."""
+"""Where each key of a TOML text stands, and where one is no TOML."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 _KEY = r"""(?:"(?:[^"\\]|\\.)*"|'[^']*'|[\w-]+)"""
 _DOTTED = rf"\s*{_KEY}(?:\s*\.\s*{_KEY})*\s*"
 _STATEMENT = re.compile(rf"{_DOTTED}=|\s*\[\[?{_DOTTED}\]\]?\s*(?:#.*)?$")
+_SHOWN = 80
+"""Characters of a line that a message shows."""
 _ATTEMPTS = 50
 """Beginnings of a statement that are parsed in search of its end."""
 _AGAIN = 4
@@ -66,3 +68,38 @@ def _paths(tables: Any) -> Iterator[tuple[str, ...]]:
         for key, value in tables.items():
             yield (key,)
             yield from ((key, *path) for path in _paths(value))
+
+
+def told(text: str, error: Exception) -> str:
+    """What TOML's parser says of a text, with the line that it stopped at and the remedy where the
+    value there is a bare word."""
+    place = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+    if place is None:
+        return str(error)
+    line = text.replace("\r\n", "\n").split("\n")[int(place[1]) - 1]
+    shown = line.strip()
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+    word = re.match(r"[A-Za-z_][\w-]{0,40}(?=\s*(?:$|[,\]}#]))", line[int(place[2]) - 1 :])
+    return f"{error}: {shown}{_instead(word[0]) if word and 'Invalid value' in str(error) else ''}"
+
+
+def in_brackets(value: str) -> str:
+    """The remedy where what is no TOML value is a list without its brackets; nothing elsewhere."""
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) < 2 or not all(re.fullmatch(r"[\w.+/@-]+", part) for part in parts):
+        return ""
+    try:
+        tomllib.loads(f"value = [{value}]")
+    except ValueError:
+        parts = [f'"{part}"' for part in parts]
+    return f"; write [{', '.join(parts)}]"
+
+
+def _instead(word: str) -> str:
+    """What to write in place of a bare word, which is no value of TOML's."""
+    if word.lower() in ("none", "null", "nil"):
+        return f"; TOML has no {word}: leave the key out"
+    for meant, words in (("true", ("true", "yes")), ("false", ("false", "no"))):
+        if word.lower() in words:
+            return f"; write {meant}"
+    return f'; write a word in quotes, "{word}"'

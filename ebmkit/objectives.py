@@ -16,13 +16,15 @@ from ebmkit.chains.conduct import Conduct, Starts, conducted
 from ebmkit.chains.starts import rows_like, starts_around
 from ebmkit.compiling import Compile, CompiledLoss
 from ebmkit.data import as_batch, finite_by_row
-from ebmkit.errors import DivergenceError, expect_parts
+from ebmkit.errors import DivergenceError, UserError, expect_parts
 from ebmkit.fields import generator_or_new
+from ebmkit.fitness import unsuited
 from ebmkit.forces import mean_force
 from ebmkit.holding import evaluating
 from ebmkit.lowering import complaint
 from ebmkit.protocols import Batch, Energy, Loss, Metrics, Model
 from ebmkit.ranks import Ranks
+from ebmkit.returns import drawn
 from ebmkit.sections import Chains
 from ebmkit.shares import share
 
@@ -75,6 +77,7 @@ class Objective:
             DataError: the batch is none of these.
             DivergenceError: the loss or a chain is not finite; nothing is kept of such a step.
             CompileError: ``compile="on"`` and the loss cannot be compiled.
+            PluginError: the loss returns something else than its protocol says.
         """
         return self._taken(as_batch(batch), force, self.computation)
 
@@ -116,7 +119,7 @@ class Objective:
                 self.state = share(self.loss, whole, self.ranks.rank, self.ranks.size)
             self.conduct.starts = self._starts(batch)
             try:
-                drawn: tuple[Any, Any] = self.loss.draw(
+                result: Any = self.loss.draw(
                     self.model, batch, self.state, self.step, generator=self.generator
                 )
             except DivergenceError as error:
@@ -125,7 +128,7 @@ class Objective:
                 ) from error
             finally:
                 self.conduct.starts = None
-        return drawn
+        return drawn(self.loss, result)
 
     @property
     def chains(self) -> Batch | None:
@@ -195,9 +198,12 @@ def objective(
     ``chains`` are the keys of a pipeline's table of that name, as ``{"on_divergence": "restart"}``.
 
     Raises:
-        UserError: loss or model is the name of one, or a class.
+        UserError: loss or model is the name of one, a class, or an object that is neither.
     """
     expect_parts(loss=loss, model=model)
+    for kind, part in (("loss", loss), ("model", model)):
+        if wrong := unsuited(kind, part):
+            raise UserError(f"{kind}: {wrong}")
     stated = section("chains", chains or {})
     conduct = conduct_of(stated, runs=steps or 1)
     return Objective(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from ebmkit.bounds import MOST_PARTS
 from ebmkit.errors import BrokenPluginError, Problem, UnknownPartError, UserError, did_you_mean
-from ebmkit.fitness import lacks, misfit
+from ebmkit.fitness import LIVE, again, as_points, brief, misfit, unsuited
 from ebmkit.parameters import (
     REQUIRED,
     Parameter,
@@ -107,11 +107,14 @@ class Planner:
         if not isinstance(name := value.get("use"), str):
             self.report(
                 path,
-                f"`use` must name a {kind}, got {name!r}"
+                f"`use` must name a {kind}, got {brief(name)}"
                 if "use" in value
                 else f"the table has no `use`; it names the {kind}, one of "
                 f"{', '.join(self.registry.names(kind))}",
             )
+            return None
+        if (former := LIVE.fullmatch(name)) is not None:
+            self.report(path, again(path, former[1]))
             return None
         try:
             component = self.registry.find(kind, name)
@@ -127,7 +130,7 @@ class Planner:
     def hooks(self, tables: Any) -> dict[str, Call]:
         """The calls of the hook plugins that a spec states, by ``dist:name``."""
         if not isinstance(tables, Mapping):
-            self.report("hooks", f"expected a table for each hook plugin, got {tables!r}")
+            self.report("hooks", f"expected a table for each hook plugin, got {brief(tables)}")
             return {}
         found = {}
         for name, table in tables.items():
@@ -135,8 +138,8 @@ class Planner:
             if not isinstance(table, Mapping):
                 self.report(
                     path,
-                    f"expected a table of the hook plugin's options, got {table!r}; a hook plugin that "
-                    "is not installed goes to fit(hooks=...)",
+                    f"expected a table of the hook plugin's options, got {brief(table)}; a hook plugin "
+                    "that is not installed goes to fit(hooks=...)",
                 )
                 continue
             try:
@@ -209,7 +212,7 @@ class Planner:
         is_shared = isinstance(value, str) and value.startswith("@")
         plain = isinstance(value, bool | int | float | str | Mapping | list | date | time)
         rest = without_protocols(kind) if wanted else kind
-        is_name = isinstance(value, str) and rest is type(None)
+        is_name = isinstance(value, str) and bool(rest is type(None) or LIVE.fullmatch(value))
         if wanted and (is_reference or is_shared or is_name or not plain or rest is None):
             if value is None and rest is not None:
                 return None
@@ -226,7 +229,7 @@ class Planner:
 
     def _parts(self, kind: str, value: Any, path: str, inside: tuple[str, ...]) -> list[Any]:
         if not isinstance(value, list | tuple):
-            self.report(path, f"expected a list of {kind}s, got {value!r}")
+            self.report(path, f"expected a list of {kind}s, got {brief(value)}")
             return []
         if len(value) > MOST_PARTS:
             self.report(path, f"expected at most {MOST_PARTS} {kind}s, got {len(value):,}")
@@ -251,10 +254,14 @@ class Planner:
 
     def _live(self, kind: str, value: Any, path: str) -> Any:
         if isinstance(value, bool | int | float | list | type(None)):
-            self.report(path, f"expected a {kind}: a name, a table with `use`, got {value!r}")
+            self.report(
+                path,
+                f"expected a {kind}: a name, a table with `use`, got {brief(value)}"
+                f"{as_points(kind, value)}",
+            )
             return None
-        if missing := lacks(kind, value):
-            self.report(path, f"{type(value).__name__} object is no {kind}: it lacks {missing}")
+        if wrong := unsuited(kind, value):
+            self.report(path, wrong)
             return None
         return value
 

@@ -13,7 +13,7 @@ import attrs
 
 from ebmkit.bounds import DEPTH, DOTS, excess, overlong_key
 from ebmkit.errors import Problem, SpecError, did_you_mean
-from ebmkit.lines import line_of
+from ebmkit.lines import in_brackets, line_of, told
 
 PARTS = ("model", "sampler", "loss", "dataset")
 SECTIONS = (*PARTS, "training", "chains", "evaluation", "hooks", "parts")
@@ -111,7 +111,7 @@ def parse_toml(text: str, origin: str) -> Spec:
     try:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else told(text, error)
         raise SpecError([Problem("", f"not valid TOML: {reason}")], origin) from None
     return Spec(tables=tables, origin=origin, text=text).bounded()
 
@@ -142,7 +142,8 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     except (tomllib.TOMLDecodeError, RecursionError, ValueError):
         parsed = {}
     if overlong_key(text) is not None or list(parsed) != ["value"]:
-        raise SpecError([Problem("", f"--set {text!r}: {value!r} is not a TOML value")])
+        said = f"--set {text!r}: {value!r} is not a TOML value{in_brackets(value)}"
+        raise SpecError([Problem("", said)])
     return path, parsed["value"]
 
 

@@ -55,7 +55,7 @@ def read_csv(
                 raise DataError(
                     f"{path}: row {number}, {title(position, names)}: expected a finite number of "
                     f"size at most {largest:.2g}, got {got}; "
-                    + (_other_separator(row[position]) or "mend or remove the row")
+                    + (_other_separator(row[position]) or _mended(row[position]))
                 )
             cells.append(value)
         if len(cells) % _NOW_AND_THEN < len(chosen):
@@ -138,6 +138,12 @@ def _other_separator(cell: str) -> str:
     return ""
 
 
+def _mended(cell: str) -> str:
+    """What to do about a cell that holds no number: where it is text, all of its column may be."""
+    choice = " or, where all of the column is text, choose the others by columns = [...]"
+    return f"mend or remove the row{choice if _is_text(cell) else ''}"
+
+
 def _before(
     first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]
 ) -> Iterator[tuple[int, list[str]]]:
@@ -155,6 +161,6 @@ def _number(cell: str) -> float:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether a cell of the first row can only be a column's name."""
+    """Whether a cell is no number, so that one of the first row can only be a column's name."""
     cell = cell.strip()
     return bool(cell) and math.isnan(_number(cell)) and cell.lstrip("+-").lower() != "nan"

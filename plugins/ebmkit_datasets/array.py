@@ -159,8 +159,12 @@ class Array(Rows):
         """Name of the label's column or array; None where there is none, or it has no name."""
         return self._table.label_name
 
-    def restored(self, x: Tensor) -> Tensor:
-        """Points (batch, *event) as the file has them: rescaling undone, one-hot rows as numbers."""
+    def restored(self, x: Tensor | np.ndarray) -> Tensor:
+        """Points (batch, *event) as the file has them: rescaling undone, one-hot rows as numbers.
+
+        They may be a numpy array, as ``ebmkit sample --rescaled`` writes it.
+        """
+        x = torch.as_tensor(x)
         if self.categories is not None:
             return x.argmax(-1)
         if not (self.standardise or self.whiten):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,33 @@ class TestReading:
         said = self.said(path)
         assert said.startswith(f"{path}: not valid TOML: ")
         assert "(at line 2, column 11)" in said
+
+    @pytest.mark.parametrize(
+        ("value", "remedy"),
+        [
+            ("yes", "; write true"),
+            ("True", "; write true"),
+            ("no", "; write false"),
+            ("False # not now", "; write false"),
+            ("None", "; TOML has no None: leave the key out"),
+            ("langevin", '; write a word in quotes, "langevin"'),
+            ("1 2", ""),
+            ("}", ""),
+        ],
+    )
+    def test_a_value_that_is_none_is_shown_with_the_remedy(
+        self, tmp_path: Path, value: str, remedy: str
+    ) -> None:
+        path = tmp_path / "p.toml"
+        path.write_bytes(f"[dataset]\r\nuse = 'array'\r\n  whiten = {value}\r\n".encode())
+        said = self.said(path)
+        assert re.search(r"\(at line 3, column \d+\): whiten = ", said)
+        assert said.endswith(f": whiten = {value}{remedy}")
+
+    def test_a_long_line_is_shown_in_part(self, tmp_path: Path) -> None:
+        path = tmp_path / "p.toml"
+        path.write_text("a = " + "?" * 10_000)
+        assert len(self.said(path)) < len(str(path)) + 200
 
     def test_bytes_that_are_no_text(self, tmp_path: Path) -> None:
         path = tmp_path / "p.toml"
@@ -184,6 +212,22 @@ class TestAssignments:
                 parse_assignment(text)
         else:
             assert parse_assignment(text) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "remedy"),
+        [
+            ("model.hidden=64,64", "; write [64, 64]"),
+            ("a=1.5, -2e3", "; write [1.5, -2e3]"),
+            ("a=height,width", '; write ["height", "width"]'),
+            ("a=1,,2", ""),
+            ("a=[1,2", ""),
+            ("a='x,y", ""),
+        ],
+    )
+    def test_a_list_without_brackets_is_shown_with_them(self, text: str, remedy: str) -> None:
+        with pytest.raises(SpecError) as caught:
+            parse_assignment(text)
+        assert str(caught.value).endswith(f"is not a TOML value{remedy}")
 
     def test_inf_is_a_number(self) -> None:
         assert parse_assignment("a=inf") == ("a", float("inf"))

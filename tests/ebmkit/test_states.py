@@ -138,7 +138,9 @@ class Broken:
     def init(self, energy: Any, x: Tensor) -> Any:
         raise KeyError("no such state")
 
-    draw = step = init
+    def draw(self, state: Any, *, generator: torch.Generator) -> Any: ...
+
+    def step(self, energy: Any, state: Any, noise: Any) -> Any: ...
 
 
 def test_a_sampler_that_fails_at_its_start_is_named() -> None:

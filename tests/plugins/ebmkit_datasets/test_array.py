@@ -257,6 +257,7 @@ def test_restored_rows_are_those_of_the_file(tmp_path: Path, scaled: dict[str, b
         restored = dataset.restored(apart)
         assert restored.dtype is apart.dtype
         torch.testing.assert_close(restored, raw.held_out_batch.x, rtol=1e-4, atol=1e-4)
+        assert torch.equal(dataset.restored(apart.numpy()), restored)
 
 
 def test_names_are_those_of_the_columns_chosen_in_their_order(tmp_path: Path) -> None:

@@ -22,7 +22,12 @@ def holed(value: float, dtype: str = "f8") -> np.ndarray:
 
 CSV = [
     ("a,b\n1,2\n3,x\n", {}, ["row 3", "column 'b'", "finite number", "'x'"]),
-    ("a,b\n1,2\n3,\n", {}, ["row 3", "column 'b'", "an empty cell"]),
+    (
+        "a,site\n1,north\n3,south\n",
+        {},
+        ["row 2", "column 'site'", "the row or, where all of", "others by columns = [...]"],
+    ),
+    ("a,b\n1,2\n3,\n", {}, ["row 3", "column 'b'", "an empty cell; mend or remove the row"]),
     ("a,b\n1,2\nnan,4\n", {}, ["row 3", "column 'a'", "'nan'"]),
     ("a,b\n1,2\n-inf,4\n", {}, ["row 3", "column 'a'", "'-inf'"]),
     ("a,b\n1,2\n1e39,4\n", {}, ["row 3", "column 'a'", "3.4e+38", "'1e39'"]),
@@ -90,6 +95,14 @@ def test_csv(tmp_path: Path, text: str, fields: dict[str, Any], parts: list[str]
     path.write_bytes(text.encode())
     place = "" if "held_out" in fields else path
     expect(Array(str(path), **fields), place, parts)
+
+
+@pytest.mark.parametrize("cell", ["", " ", "nan", "inf"])
+def test_columns_are_no_remedy_where_a_number_is_missing(tmp_path: Path, cell: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(f"a,b\n1,2\n3,{cell}\n")
+    with pytest.raises(DataError, match=r"; mend or remove the row$"):
+        Array(str(path))[:]
 
 
 def test_csv_that_is_no_text(tmp_path: Path) -> None:

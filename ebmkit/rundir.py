@@ -277,10 +277,12 @@ def clear(path: Path, *, force: bool) -> None:
         if not path.exists() or (path.is_dir() and _free(path)):
             return
         if not force:
-            raise RunDirectoryError(f"{path}: exists already; choose another out, or force")
+            raise RunDirectoryError(
+                f"{path}: exists already; choose another out, or force it (--force)"
+            )
         if not (path / SPEC).is_file():
             raise RunDirectoryError(
-                f"{path}: exists and holds no run, so force does not touch it; choose another out"
+                f"{path}: exists and holds no run, so --force does not touch it; choose another out"
             )
         held = RunDirectory(path)
         held._lock()

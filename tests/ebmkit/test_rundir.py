@@ -129,7 +129,7 @@ class TestDirectories:
         fitted(small, out)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
         with pytest.raises(
-            RunDirectoryError, match=r"exists already; choose another out, or force"
+            RunDirectoryError, match=r"exists already; choose another out, or force it \(--force\)"
         ):
             fitted(small, out)
         assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -146,7 +146,7 @@ class TestDirectories:
     def test_force_touches_nothing_that_is_no_run(self, small: Any, tmp_path: Path) -> None:
         del small
         (tmp_path / "thesis.tex").write_text("all my work")
-        with pytest.raises(RunDirectoryError, match="holds no run, so force does not touch it"):
+        with pytest.raises(RunDirectoryError, match="holds no run, so --force does not touch it"):
             clear(tmp_path, force=True)
         file = tmp_path / "thesis.tex"
         with pytest.raises(RunDirectoryError, match="holds no run"):

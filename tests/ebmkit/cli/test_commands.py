@@ -153,11 +153,11 @@ class TestTrain:
         out, _ = trained
         said = cli("train", "two-moons", "--out", out)
         assert said.code == 2
-        assert said.errors == [f"{out}: exists already; choose another out, or force"]
+        assert said.errors == [f"{out}: exists already; choose another out, or force it (--force)"]
         (tmp_path / "work").write_text("")
         said = cli("train", "two-moons", "--out", tmp_path, "--force")
         assert said.code == 2
-        assert "force does not touch it; choose another out" in said.errors[0]
+        assert "--force does not touch it; choose another out" in said.errors[0]
         assert (tmp_path / "work").is_file()
 
     def test_a_spec_that_is_wrong_leaves_nothing(self, cli: Command, tmp_path: Path) -> None:

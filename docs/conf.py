@@ -12,7 +12,7 @@ author = "The ebmkit authors"
 project_copyright = f"2026, {author}"
 
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx_design", "mathml", "shell_cells"]
-exclude_patterns = ["news", "**/.ipynb_checkpoints"]
+exclude_patterns = ["news", "measurements", "**/.ipynb_checkpoints"]
 
 html_theme = "furo"
 html_title = "ebmkit"

@@ -226,8 +226,10 @@ def test_one_line_of_use(tmp_path: Path) -> None:
     # Each law that a part raises in fails, and the first of them alone shows what was raised.
     slips = [name for name in names if name.startswith("test_slip")]
     assert len(slips) > 2, said
-    assert said.count("return [0.5][step]") == 1
-    assert said.count("raised the same as in test_slip[") == len(slips) - 1
+    # On CI pytest's summary repeats messages in full.
+    shown = said.partition("short test summary info")[0]
+    assert shown.count("return [0.5][step]") == 1
+    assert shown.count("raised the same as in test_slip[") == len(slips) - 1
     assert "ebmkit laws" in said
     assert "scheduler Half: " in said.partition("ebmkit laws")[2]
     assert (

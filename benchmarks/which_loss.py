@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -81,7 +82,7 @@ class Results:
 
     def _write(self) -> None:
         versions = {"torch": torch.__version__, "python": platform.python_version()}
-        content = {"machine": {**versions, "cores": _cores()}, "cases": self.cases}
+        content = {"machine": {**versions, "cores": os.cpu_count()}, "cases": self.cases}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True)
         write_atomically(self.path, f"{text}\n".encode())
@@ -175,12 +176,6 @@ def do(results: Results, cases: list[Case], workers: int) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def _cores() -> int:
-    import os
-
-    return os.cpu_count() or 1
 
 
 def main() -> None:
